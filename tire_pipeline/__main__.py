@@ -1,0 +1,3 @@
+from tire_pipeline.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""What steps hand to each other: small frozen records of ids, keys and digests. Never arrays, frames or models.
+
+Each is a frozen dataclass of JSON values, so `asdict(ref)` crosses a process, a container or an XCom and
+`Ref(**record)` brings it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tire_pipeline.errors import InputError
+
+VERSION_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def check_version(version: str) -> str:
+    """The dataset version's name, or InputError. `[a-z0-9][a-z0-9._-]{0,62}`: it is part of S3 keys and run ids."""
+    if not VERSION_PATTERN.fullmatch(version):
+        raise InputError(
+            f"{version!r} is not a dataset version name: it must be 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or digit. Example: 2026-11-line3."
+        )
+    return version
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON value in canonical form: sorted keys, no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SnapshotRef:
+    """The immutable reading of a dataset version. `digest` covers sorted (path, sha256, label, group)."""
+
+    version: str
+    digest: str
+    num_images: int
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class SplitRef:
+    """One train/val/test assignment of a snapshot; `digest` names the parquet file beside the index."""
+
+    snapshot: SnapshotRef
+    digest: str
+    num_train: int
+    num_val: int
+    num_test: int
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> SplitRef:
+        return cls(**{**record, "snapshot": SnapshotRef(**record["snapshot"])})
+
+
+@dataclass(frozen=True)
+class TrainedRef:
+    """One finished training: its cache key, MLflow run and bundle. `cached` says that nothing was trained again."""
+
+    candidate: str
+    key: str
+    run_id: str
+    bundle_digest: str
+    snapshot_digest: str
+    split_digest: str
+    version: str
+    cached: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvaluationRef:
+    """A candidate's figures on the locked test split. `metrics` holds name, name_low and name_high (95 % interval)."""
+
+    trained: TrainedRef
+    metrics: dict[str, float]
+    metric: str
+    threshold: float
+    passed: bool
+    reason: str
+    num_test: int
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> EvaluationRef:
+        return cls(**{**record, "trained": TrainedRef(**record["trained"])})
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One registered model version, exactly: never an alias."""
+
+    name: str
+    version: int
+    run_id: str
+    bundle_digest: str
+    candidate: str
+    snapshot_digest: str
+    metric: str = ""
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class PromotionRef:
+    """What a promotion gate decided, and why, in words a quality engineer reads."""
+
+    promoted: bool
+    reason: str
+    model: ModelRef
+    previous_version: int | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""Where we run: read once at the edge from `TIRE_*`, then from the file that `tire up` keeps in `TIRE_HOME`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tire_pipeline.errors import InputError
+
+STACK_ENV = "stack.env"
+
+
+class Settings(BaseSettings):
+    """Addresses, names and secrets of one deployment. No secret has a default.
+
+    Empty `s3_endpoint_url` means AWS, and empty S3 keys mean the usual AWS credential chain.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIRE_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    home: Path = Path(".tire")
+    project: str = Field("tire-defect", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    positive_class: str = "defective"
+
+    bucket: str = "tire"
+    s3_endpoint_url: str = ""
+    s3_region: str = "us-east-1"
+    s3_access_key_id: SecretStr | None = None
+    s3_secret_access_key: SecretStr | None = None
+
+    mlflow_url: str = ""
+    ledger_url: SecretStr | None = None
+    serving_url: str = "http://127.0.0.1:8000"
+    airflow_url: str = ""
+    airflow_user: str = "admin"
+    airflow_password: SecretStr | None = None
+
+    trainer: Literal["process", "docker", "kubernetes", "sagemaker"] = "process"
+    trainer_image: str = "tire-trainer:latest"
+    trainer_gpus: int = Field(0, ge=0)
+    trainer_network: str = "bridge"
+
+    slack_webhook_url: SecretStr | None = None
+    watch_interval_s: float = Field(5.0, ge=1.0, le=3600.0)
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images and downloaded bundles; everything in it can be deleted at any time."""
+        return self.home / "cache"
+
+
+def load_settings() -> Settings:
+    """Settings from the environment, then from `$TIRE_HOME/stack.env` where an embedded stack was started.
+
+    Raises InputError naming each variable that cannot be used.
+    """
+    home = Path(os.environ.get("TIRE_HOME") or ".tire")
+    try:
+        return Settings(_env_file=home / STACK_ENV)  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = "; ".join(f"TIRE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise InputError(f"The settings cannot be used: {re.sub(r'Input should', 'should', problems)}.") from None

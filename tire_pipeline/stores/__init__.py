@@ -1,0 +1,1 @@
+"""Where things are kept: objects (S3), tracking (MLflow), ledger (PostgreSQL)."""
