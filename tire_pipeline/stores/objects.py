@@ -66,6 +66,11 @@ class ObjectStore:
         data = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()
         return self.put(key, data, content_type="application/json")
 
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is not there is no error."""
+        with self._errors(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
     def head(self, key: str) -> ObjectInfo | None:
         """The object's size, etag and modification time, or None when it does not exist."""
         try:

@@ -1,0 +1,1 @@
+"""Dataset versions, their immutable snapshots, and the cache of decoded images."""

@@ -1,0 +1,76 @@
+"""Which class, group and split an image has: from labels.csv where there is one, else from its folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tire_pipeline.errors import InputError
+
+LABELS_FILE = "labels.csv"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What is known of one path. An empty `label` means: for prediction only."""
+
+    label: str = ""
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of labels.csv's columns. `path` and `label` must exist, the others may."""
+
+    path: str = "path"
+    label: str = "label"
+    group: str = "group"
+    split: str = "split"
+
+
+def from_folders(paths: Iterable[str]) -> dict[str, Labelled]:
+    """`<class>/…` or `{train,val,test}/<class>/…` to labels. A path without a folder has no label."""
+    labelled = {}
+    for path in paths:
+        folders = path.split("/")[:-1]
+        if len(folders) >= 2 and folders[0] in SPLITS:
+            labelled[path] = Labelled(label=folders[1], split=folders[0])
+        else:
+            labelled[path] = Labelled(label=folders[0] if folders else "")
+    return labelled
+
+
+def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled]:
+    """Rows of a labels.csv by path.
+
+    Raises InputError for a missing column, a row without a path, a path given twice, or an unknown split.
+    """
+    names = columns or Columns()
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    found = reader.fieldnames or []
+    for needed in (names.path, names.label):
+        if needed not in found:
+            raise InputError(
+                f"{LABELS_FILE} has no column {needed!r}; it has {', '.join(map(repr, found)) or 'no header'}. "
+                "Rename the column, or name it with --path-column and --label-column."
+            )
+    labelled: dict[str, Labelled] = {}
+    for row in reader:
+        path = (row[names.path] or "").strip().removeprefix("./")
+        if not path or path in labelled:
+            problem = f"gives {path!r} twice" if path else "has no path"
+            raise InputError(f"{LABELS_FILE}, line {reader.line_num}, {problem}. Every image has one row.")
+        labelled[path] = _labelled(row, names, reader.line_num)
+    return labelled
+
+
+def _labelled(row: dict[str, str], names: Columns, line: int) -> Labelled:
+    split = (row.get(names.split) or "").strip()
+    if split and split not in SPLITS:
+        raise InputError(f"{LABELS_FILE}, line {line}: the split {split!r} is none of {', '.join(SPLITS)}.")
+    label = (row[names.label] or "").strip()
+    return Labelled(label=label, group=(row.get(names.group) or "").strip(), split=split)

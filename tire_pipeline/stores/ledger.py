@@ -1,0 +1,202 @@
+"""The ledger in PostgreSQL: what was promoted and why, what was predicted, what was found wrong.
+
+Tables live in the schema `tire`; alembic's migrations beside this module own their shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.dialects.postgresql import JSONB, UUID, insert
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.refs import digest_of
+
+SCHEMA = "tire"
+metadata = sa.MetaData(schema=SCHEMA)
+
+
+def _table(name: str, *columns: str, json: Sequence[str] = (), uuid: str = "") -> sa.Table:
+    """A table by column names; the types that matter to a client are the JSON and UUID ones."""
+    kinds: dict[str, Any] = {**dict.fromkeys(json, JSONB), uuid: UUID(as_uuid=False)}
+    return sa.Table(name, metadata, *(sa.Column(c, kinds.get(c)) for c in columns))
+
+
+snapshots = _table("snapshots", "digest", "version", "at", "num_images", "classes", json=["classes"])
+promotions = _table(
+    "promotions",
+    *("id", "at", "actor", "action", "model", "from_version", "to_version", "reason"),
+    *("evidence", "evidence_digest", "run_key"),
+    json=["evidence"],
+)
+predictions = _table(
+    "predictions",
+    *("prediction_id", "at", "model_version", "model_digest", "label", "probability", "probabilities", "decision"),
+    *("latency_ms", "width", "height", "brightness", "sharpness", "sha256", "error"),
+    json=["probabilities"],
+    uuid="prediction_id",
+)
+feedback = _table("feedback", "id", "at", "prediction_id", "label", "source", uuid="prediction_id")
+windows = _table("monitoring_windows", "start", "end", "at", "metrics", json=["metrics"])
+alerts = _table("alerts", "id", "at", "rule", "severity", "message", "window_end", "delivered_at")
+
+
+class Ledger:
+    """The ledger's rows. Every write is one transaction; those that can be repeated are idempotent."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
+
+    def record_snapshot(self, *, digest: str, version: str, num_images: int, classes: Sequence[str]) -> None:
+        """Note that `version` reads as `digest`; repeating it changes nothing."""
+        row = {"digest": digest, "version": version, "num_images": num_images, "classes": list(classes)}
+        self._run(insert(snapshots).values(row).on_conflict_do_nothing())
+
+    def record_promotion(
+        self,
+        *,
+        actor: str,
+        action: str,
+        model: str,
+        from_version: int | None,
+        to_version: int | None,
+        reason: str,
+        evidence: Mapping[str, Any],
+        run_key: str,
+    ) -> None:
+        """Append one step of a model's life. `action`: registered, staged, produced, refused or rolled_back."""
+        row = {
+            "actor": actor,
+            "action": action,
+            "model": model,
+            "from_version": from_version,
+            "to_version": to_version,
+            "reason": reason,
+            "evidence": dict(evidence),
+            "evidence_digest": digest_of(dict(evidence)),
+            "run_key": run_key,
+        }
+        self._run(promotions.insert().values(row))
+
+    def promotions(self, *, model: str, run_key: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
+        """The model's history, newest first; only that of one pipeline run where `run_key` is given."""
+        query = promotions.select().where(promotions.c.model == model)
+        if run_key is not None:
+            query = query.where(promotions.c.run_key == run_key)
+        return self._rows(query.order_by(promotions.c.id.desc()).limit(limit))
+
+    def record_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append predictions; a `prediction_id` that is there already is left as it is."""
+        if rows:
+            self._run(insert(predictions).on_conflict_do_nothing(), [dict(r) for r in rows])
+
+    def record_feedback(self, prediction_id: str, label: str, source: str) -> None:
+        """What a person says the image really shows. Raises InputError for an unknown prediction."""
+        row = {"prediction_id": prediction_id, "label": label, "source": source}
+        try:
+            self._run(feedback.insert().values(row))
+        except IntegrityError:
+            raise InputError(
+                f"There is no prediction {prediction_id}. Its id stands in the answer of /predict as `prediction_id`; "
+                "a fresh one is known within seconds."
+            ) from None
+
+    def predictions_between(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        """Predictions with start ≤ at < end, oldest first, without their probabilities."""
+        columns = [c for c in predictions.c if c.name != "probabilities"]
+        query = sa.select(*columns).where(predictions.c.at >= start, predictions.c.at < end)
+        return self._rows(query.order_by(predictions.c.at))
+
+    def feedback_between(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        """(label predicted, label given) of the feedback that came in with start ≤ at < end."""
+        query = (
+            sa.select(predictions.c.label.label("predicted"), feedback.c.label.label("given"))
+            .join(predictions, predictions.c.prediction_id == feedback.c.prediction_id)
+            .where(feedback.c.at >= start, feedback.c.at < end)
+        )
+        return self._rows(query)
+
+    def record_window(self, *, start: datetime, end: datetime, metrics: Mapping[str, Any]) -> None:
+        """The figures of one monitoring window; computed again, they replace the earlier ones."""
+        row = {"start": start, "end": end, "metrics": dict(metrics)}
+        statement = insert(windows).values(row)
+        self._run(statement.on_conflict_do_update(index_elements=["start", "end"], set_={"metrics": row["metrics"]}))
+
+    def windows(self, *, before: datetime, limit: int) -> list[dict[str, Any]]:
+        """The newest windows that end at or before `before`, newest first."""
+        query = windows.select().where(windows.c.end <= before).order_by(windows.c.end.desc()).limit(limit)
+        return self._rows(query)
+
+    def record_alert(self, *, rule: str, severity: str, message: str, window_end: datetime) -> int | None:
+        """The new alert's id, or the id of one that was recorded but never delivered, else None: sent once a window."""
+        row = {"rule": rule, "severity": severity, "message": message, "window_end": window_end}
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(insert(alerts).values(row).on_conflict_do_nothing())
+            query = sa.select(alerts.c.id).where(
+                alerts.c.rule == rule, alerts.c.window_end == window_end, alerts.c.delivered_at.is_(None)
+            )
+            found: int | None = connection.execute(query).scalar()
+        return found
+
+    def mark_delivered(self, alert_id: int) -> None:
+        self._run(alerts.update().where(alerts.c.id == alert_id).values(delivered_at=sa.func.now()))
+
+    def alerts(self, *, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest alerts, newest first."""
+        return self._rows(alerts.select().order_by(alerts.c.id.desc()).limit(limit))
+
+    @contextmanager
+    def promotion_lock(self, model: str) -> Iterator[None]:
+        """Held by one promoter of this model at a time, over all hosts; freed when its connection ends."""
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": model})
+            yield
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _run(self, statement: sa.Executable, parameters: list[dict[str, Any]] | None = None) -> None:
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(statement, parameters)
+
+    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        with self._errors(), self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise _unavailable(error) from error
+
+
+def migrate(url: str) -> None:
+    """Bring the schema `tire` to this version's shape. Safe to repeat and to call from several processes at once."""
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5})
+    config = Config()
+    config.set_main_option("script_location", str(files("tire_pipeline.stores") / "migrations"))
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7461726500)"))
+            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except OperationalError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: DBAPIError) -> ServiceUnavailable:
+    first_line = str(error.orig).strip().splitlines()[0]
+    return ServiceUnavailable(
+        f"The ledger (PostgreSQL) did not answer: {first_line}. `tire status` tells whether it runs; "
+        "TIRE_LEDGER_URL is the address."
+    )
