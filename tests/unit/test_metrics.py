@@ -50,7 +50,8 @@ def test_perfect_answers_have_no_error_and_no_spread() -> None:
     s = metrics.Scored(y_N, np.eye(2)[y_N], y_N, 1)
     got = metrics.with_intervals(s, np.arange(40))
     assert got["balanced_accuracy"] == got["balanced_accuracy_low"] == got["auroc"] == 1.0
-    assert got["ece"] == got["brier"] == 0.0
+    assert got["brier"] == pytest.approx(0.0, abs=1e-9)
+    assert got["ece"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_wilson_is_the_published_interval() -> None:

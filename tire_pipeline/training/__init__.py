@@ -1,0 +1,1 @@
+"""Training of one candidate: configuration in, a bundle and its history out."""

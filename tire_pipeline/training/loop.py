@@ -1,0 +1,157 @@
+"""The training loop. Tensor names carry shapes: B batch, C channels, H height, W width, K classes, N images."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tire_pipeline.errors import TireError
+from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels
+from tire_pipeline.metrics import Ints, Scored, point
+from tire_pipeline.models import build
+from tire_pipeline.training.augment import augment
+from tire_pipeline.training.config import TrainingConfig
+
+log = logging.getLogger(__name__)
+EpochMetrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with."""
+
+    images_NHWC: Pixels
+    labels_N: Ints
+    train: Ints
+    val: Ints
+    num_classes: int
+
+
+@dataclass
+class Fitted:
+    """The best epoch's model, in evaluation mode on the CPU, and the metrics of every epoch."""
+
+    model: nn.Module
+    history: list[EpochMetrics] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, EpochMetrics], None]) -> Fitted:
+    """Train by the configuration and keep the epoch with the lowest validation loss.
+
+    Deterministic on the CPU by `config.seed` and `config.threads`. Raises TireError when the loss is no longer finite.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    log.info("training %s on %s, %d threads", config.model_type, device, torch.get_num_threads())
+    model = build(config.model_type, num_classes=examples.num_classes, seed=config.seed)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    steps = config.epochs * math.ceil(len(examples.train) / config.batch_size)
+    optimizer = _optimizer(model, config)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
+    generator = torch.Generator().manual_seed(config.seed)
+    fitted, best_loss = Fitted(model), math.inf
+    for epoch in range(config.epochs):
+        start = time.monotonic()
+        loss = _train_epoch(model, examples, config, optimizer, scheduler, generator, device)
+        metrics = {"train/loss": loss, **_validate(model, examples, device)}
+        metrics["train/images_per_s"] = len(examples.train) / (time.monotonic() - start)
+        fitted.history.append(metrics)
+        on_epoch(epoch, metrics)
+        if metrics["val/loss"] < best_loss:
+            best_loss, fitted.best_epoch = metrics["val/loss"], epoch
+            fitted.model = copy.deepcopy(model)
+    fitted.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return fitted
+
+
+def _train_epoch(
+    model: nn.Module,
+    examples: Examples,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    generator: torch.Generator,
+    device: torch.device,
+) -> float:
+    """One pass over the training rows; the mean loss."""
+    model.train()
+    total = 0.0
+    order = examples.train[torch.randperm(len(examples.train), generator=generator).numpy()]
+    for rows in _batches(order, config.batch_size):
+        x_BCHW = augment(_load(examples.images_NHWC, rows, device), policy=config.augmentation, generator=generator)
+        y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
+        loss = _loss(model(_normalise(x_BCHW)), y_B, config)
+        if not torch.isfinite(loss):
+            raise TireError(
+                f"The loss of {config.model_type} became {loss.item()} after {total:.3g} summed so far. Lower "
+                f"--learning-rate (it is {config.learning_rate:g}), or look at the images of this batch."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        total += loss.item() * len(rows)
+    return total / len(order)
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, images_NHWC: Pixels, rows: Ints, device: torch.device) -> Tensor:
+    """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
+    model.eval()
+    parts = [model(_normalise(_load(images_NHWC, part, device))).float().cpu() for part in _batches(rows, 64)]
+    return torch.cat(parts)
+
+
+def _validate(model: nn.Module, examples: Examples, device: torch.device) -> EpochMetrics:
+    logits_NK = predict_logits(model, examples.images_NHWC, examples.val, device)
+    p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
+    metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))
+    return {"val/loss": metrics.pop("log_loss"), **{f"val/{k}": v for k, v in metrics.items()}}
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Weight decay on matrices and filters alone, not on biases and norms (He et al., CVPR 2019, §3.1)."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    if config.optimizer_type == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
+    kind = torch.optim.AdamW if config.optimizer_type == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate)
+
+
+def _loss(logits_BK: Tensor, y_B: Tensor, config: TrainingConfig) -> Tensor:
+    """Cross-entropy, or focal loss with γ = 2 (Lin et al., ICCV 2017)."""
+    losses_B = F.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing, reduction="none")
+    if config.loss == "focal":
+        losses_B = losses_B * (1 - logits_BK.softmax(dim=1).gather(1, y_B[:, None])[:, 0]) ** 2
+    return losses_B.mean()
+
+
+def _batches(rows: Ints, size: int) -> Iterator[Ints]:
+    """Near-equal parts of at most `size`: no last batch of one image, which batch norm cannot take."""
+    yield from np.array_split(rows, math.ceil(len(rows) / size))
+
+
+def _load(images_NHWC: Pixels, rows: Ints, device: torch.device) -> Tensor:
+    """Rows as float images 0..255, (B, C, H, W) in channels-last memory."""
+    batch = torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(device)
+    return batch.permute(0, 3, 1, 2).float()
+
+
+def _normalise(x_BCHW: Tensor) -> Tensor:
+    mean, std = (
+        torch.tensor(v, device=x_BCHW.device)[None, :, None, None] * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return ((x_BCHW - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Whether a snapshot can be trained from: expectations, canaries that must fail, and a report people read."""

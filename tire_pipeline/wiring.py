@@ -1,0 +1,62 @@
+"""The composition root: live objects from Settings, each built on first use, once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.settings import Settings, load_settings
+from tire_pipeline.stores.ledger import Ledger
+from tire_pipeline.stores.objects import ObjectStore, connect
+from tire_pipeline.stores.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Services:
+    """The stores of one deployment. Safe to share between threads; not between processes."""
+
+    settings: Settings
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        return connect(self.settings)
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        return Tracking(_configured(self.settings.mlflow_url, "TIRE_MLFLOW_URL"), project=self.settings.project)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        url = self.settings.ledger_url
+        return Ledger(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
+
+
+def services(settings: Settings | None = None) -> Services:
+    """The services of these settings, or of the environment's."""
+    quiet_libraries()
+    return Services(settings or load_settings())
+
+
+def quiet_libraries() -> None:
+    """Tell the libraries not to phone home and not to draw progress bars; what the environment says stays."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _configured(value: str, variable: str) -> str:
+    if not value:
+        raise InputError(
+            f"{variable} is not set, and no embedded stack was started here. `tire up` starts one; its addresses are "
+            "then found by themselves (TIRE_HOME says where, default .tire)."
+        )
+    return value
