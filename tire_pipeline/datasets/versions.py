@@ -200,3 +200,30 @@ def _hash_file(path: Path) -> tuple[int, str]:
 
 def _first(keys: list[str], count: int = 3) -> str:
     return ", ".join(map(repr, keys[:count])) + (" …" if len(keys) > count else "")
+
+
+def verify(store: ObjectStore, version: str, *, progress: Callable[[int, int], None] | None = None) -> int:
+    """Compare every byte with the manifest; the number of images. DataRefused names the first that differ."""
+    entries = read_version(store, version)
+    differing = []
+    contents = store.get_many([prefix_of(version) + e.path for e in entries])
+    for done, (entry, data) in enumerate(zip(entries, contents, strict=True), start=1):
+        if entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256:
+            differing.append(entry.path)
+        if progress:
+            progress(done, len(entries))
+    if differing:
+        raise DataRefused(
+            f"{len(differing)} of {len(entries)} images of {version!r} differ from the manifest: {_first(differing)}. "
+            "Push the version again."
+        )
+    return len(entries)
+
+
+def pull(store: ObjectStore, version: str, out: Path) -> int:
+    """Copy a version into the folder `out`, empty or not yet there; the number of images."""
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty. Name a new folder; nothing was written.")
+    entries = read_version(store, version)
+    store.download_folder(prefix_of(version), out)
+    return len(entries)

@@ -73,9 +73,8 @@ class Registry:
             if current is None or current.version != model.version or not self._recorded("staged", model.version):
                 self._tracking.set_alias("staging", model.version)
                 reason = f"best of its snapshot by {model.metric}: {model.value:.3f}"
-                self._record(
-                    "staged", current and current.version, model.version, reason, {"model": model.bundle_digest}
-                )
+                before = current.version if current else None
+                self._record("staged", before, model.version, reason, {"model": model.bundle_digest})
         return model
 
     def champion(self) -> RegisteredVersion | None:

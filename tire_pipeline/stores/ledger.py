@@ -60,6 +60,14 @@ class Ledger:
         row = {"digest": digest, "version": version, "num_images": num_images, "classes": list(classes)}
         self._run(insert(snapshots).values(row).on_conflict_do_nothing())
 
+    def newest_snapshot(self) -> str:
+        """Digest of the snapshot that was taken last. Raises InputError when there is none."""
+        rows = self._rows(sa.select(snapshots.c.digest).order_by(snapshots.c.at.desc()).limit(1))
+        if not rows:
+            raise InputError("No dataset version was validated yet. `tire validate VERSION` takes its snapshot.")
+        digest: str = rows[0]["digest"]
+        return digest
+
     def record_promotion(
         self,
         *,

@@ -1,4 +1,4 @@
-"""Alembic's entry point; `tire_pipeline.stores.ledger.migrate` hands over the connection."""
+"""Alembic's entry point; `tire_pipeline.stores.ledger.migrate` hands over the connection, in its transaction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from alembic import context
 
 from tire_pipeline.stores.ledger import SCHEMA, metadata
 
-with context.begin_transaction():
-    context.configure(
-        connection=context.config.attributes["connection"],
-        target_metadata=metadata,
-        version_table_schema=SCHEMA,
-        include_schemas=True,
-    )
-    context.run_migrations()
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table_schema=SCHEMA,
+    include_schemas=True,
+)
+context.run_migrations()

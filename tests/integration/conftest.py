@@ -1,0 +1,33 @@
+"""Real stores for the tests: the embedded stack's PostgreSQL, S3 and MLflow, one of each a session, on loopback."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tire_pipeline import stack
+from tire_pipeline.settings import STACK_ENV, Settings
+from tire_pipeline.wiring import Services, services
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a running PostgreSQL, S3 and MLflow."""
+    home = tmp_path_factory.mktemp("stores") / "home"
+    stack.up(home, parts=("postgres", "s3", "mlflow"), environ={})
+    try:
+        yield Settings(_env_file=home / STACK_ENV)  # type: ignore[call-arg]
+    finally:
+        stack.down(home)
+
+
+@pytest.fixture
+def live(stores: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Services:
+    """All stores, with a bucket and a project that no other test sees."""
+    unique = f"t{zlib.crc32(request.node.nodeid.encode())}"
+    made = services(stores.model_copy(update={"home": tmp_path / "home", "project": unique, "bucket": unique}))
+    made.objects.ensure_bucket()
+    return made

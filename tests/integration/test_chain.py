@@ -1,0 +1,100 @@
+"""The chain of steps against real stores, from a folder to a model in production."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tire_pipeline import steps
+from tire_pipeline.errors import DataRefused, GateRefused, InputError
+from tire_pipeline.refs import EvaluationRef
+from tire_pipeline.wiring import Services
+
+FORM = {"candidates": ["cnn"], "epochs": 6, "image_height": 32, "image_width": 32, "batch_size": 16}
+
+
+def draw(folder: Path, *, seed: int = 0, per_class: int = 60, noise: bool = False) -> Path:
+    """Grey squares: `defective` ones have a dark bar. With `noise` the classes differ in nothing."""
+    rng = np.random.default_rng(seed)
+    for label in ("good", "defective"):
+        (folder / label).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.normal(128, 25, (48, 48, 3)).clip(0, 255).astype(np.uint8)
+            if label == "defective" and not noise:
+                row = int(rng.integers(8, 36))
+                pixels[row : row + 5, 8:40] = 20
+            cv2.imwrite(str(folder / label / f"{i:03d}.png"), pixels)
+    return folder
+
+
+def run(live: Services, version: str, **form: object) -> list[EvaluationRef]:
+    request = steps.check_request({"dataset_version": version, **FORM, **form})
+    made = steps.split(steps.validate(version, services=live), services=live)
+    specs = steps.training_specs(made, request)
+    trained = [steps.train(s, services=live) for s in specs]
+    return [steps.evaluate(t, made, threshold=request.threshold, services=live) for t in trained]
+
+
+@pytest.mark.timeout(300)
+def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replaces_it(
+    live: Services, tmp_path: Path
+) -> None:
+    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    evaluations = run(live, "v1", epochs=1)
+    models = steps.register(evaluations, run_key="r1", services=live) if evaluations[0].passed else []
+    better = run(live, "v1")
+    models += steps.register(better, run_key="r2", services=live)
+    staged = steps.stage("balanced_accuracy", run_key="r2", services=live)
+    assert staged.version == models[-1].version
+    made = steps.produce("balanced_accuracy", threshold=0.75, run_key="r2", services=live)
+    assert made.promoted
+    assert steps.production_info(services=live)["version"] == staged.version
+    again = steps.produce("balanced_accuracy", threshold=0.75, run_key="r2", services=live)
+    assert again.model.version == staged.version
+    actions = [r["action"] for r in reversed(steps.promotions(run_key="r2", services=live))]
+    assert actions == ["registered", "staged", "produced"]
+    text = steps.report(version="v1", run_key="r2", evaluations=better, services=live)
+    assert f"version {staged.version} is in production" in text
+
+
+@pytest.mark.timeout(300)
+def test_a_repeated_run_ends_from_the_cache_with_the_same_version(live: Services, tmp_path: Path) -> None:
+    folder = draw(tmp_path / "a")
+    steps.push(folder, version="v1", services=live)
+    first = run(live, "v1")
+    assert steps.push(folder, version="v1", services=live).uploaded == 0
+    start = time.monotonic()
+    second = run(live, "v1")
+    assert time.monotonic() - start < 20
+    assert second[0].trained.cached
+    assert second[0].trained.bundle_digest == first[0].trained.bundle_digest
+    assert second[0].metrics == first[0].metrics
+    versions = {steps.register(e, run_key="r", services=live)[0].version for e in (first, second)}
+    assert len(versions) == 1
+
+
+@pytest.mark.timeout(300)
+def test_noise_is_never_registered(live: Services, tmp_path: Path) -> None:
+    steps.push(draw(tmp_path / "a", noise=True), version="v1", services=live)
+    evaluations = run(live, "v1", epochs=2)
+    with pytest.raises(GateRefused, match="balanced accuracy"):
+        steps.register(evaluations, run_key="r", services=live)
+    with pytest.raises(InputError, match="production"):
+        steps.production_info(services=live)
+
+
+def test_a_version_whose_bytes_changed_is_refused_by_name(live: Services, tmp_path: Path) -> None:
+    steps.push(draw(tmp_path / "a", per_class=12), version="v1", services=live)
+    key = "datasets/v1/good/000.png"
+    data = bytearray(live.objects.get(key))
+    data[len(data) // 2] ^= 1
+    live.objects.put(key, bytes(data))
+    with pytest.raises(DataRefused, match=r"good/000\.png"):
+        steps.validate("v1", services=live)
+    live.objects.delete(key)
+    with pytest.raises(DataRefused, match=r"good/000\.png"):
+        steps.validate("v1", services=live)

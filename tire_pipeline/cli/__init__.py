@@ -1,0 +1,75 @@
+"""`tire …`: one command per step, over the same steps that the DAGs call."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import NoReturn
+
+import click
+import typer
+
+from tire_pipeline.cli import data, registry, stack, training, watching
+from tire_pipeline.cli.output import state, tell
+from tire_pipeline.errors import OutOfResources, TireError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tire",
+    help="From uploaded photographs to a promoted, served and watched image classifier.",
+    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 a service cannot be reached, 4 out of disk or memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+for module in (stack, data, training, registry, watching):
+    module.add_to(app)
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens, to stderr."),
+) -> None:
+    """Options that hold for every command stand before it: `tire --debug validate demo-v1`."""
+    state.debug = debug
+    if verbose or os.environ.get("TIRE_LOG"):
+        import logging  # noqa: PLC0415  (only a command that logs configures logging)
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code; every error is one readable paragraph on stderr."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except (TireError, MemoryError, OSError) as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    if state.debug:
+        raise error
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        error = OutOfResources(f"The disk is full ({error.filename or 'no path named'}). What was complete is kept.")
+    if isinstance(error, MemoryError):
+        error = OutOfResources("Memory ran out. Use a smaller --batch-size or image, or a machine with more memory.")
+    if not isinstance(error, TireError):
+        error = TireError(f"{type(error).__name__}: {error}. `tire --debug …` shows where.")
+    tell(f"[bold red]error[/] {_escape(str(error))}")
+    return error.exit_code
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

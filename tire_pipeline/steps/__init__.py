@@ -1,0 +1,48 @@
+"""The steps of the pipeline: the only door for DAGs and the command line.
+
+Each takes and returns small records (`refs`), may be repeated at any time, and loads what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from tire_pipeline.steps.candidates import evaluate, evaluate_run, train, training_specs
+from tire_pipeline.steps.data import list_versions, pull_version, push, show_version, split, validate, verify_version
+from tire_pipeline.steps.production import feedback, monitor, predict
+from tire_pipeline.steps.promotion import (
+    check_serving,
+    produce,
+    production_info,
+    promotions,
+    register,
+    report,
+    rollback,
+    stage,
+)
+from tire_pipeline.steps.request import RunRequest, check_request
+
+__all__ = [
+    "RunRequest",
+    "check_request",
+    "check_serving",
+    "evaluate",
+    "evaluate_run",
+    "feedback",
+    "list_versions",
+    "monitor",
+    "predict",
+    "produce",
+    "production_info",
+    "promotions",
+    "pull_version",
+    "push",
+    "register",
+    "report",
+    "rollback",
+    "show_version",
+    "split",
+    "stage",
+    "train",
+    "training_specs",
+    "validate",
+    "verify_version",
+]

@@ -1,0 +1,126 @@
+"""Steps on candidates: train and evaluate."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
+from tire_pipeline.steps.data import load_split, split_of
+from tire_pipeline.steps.live import live
+from tire_pipeline.steps.request import RunRequest, training_config
+
+if TYPE_CHECKING:
+    from tire_pipeline.evaluation.answers import Answers
+    from tire_pipeline.wiring import Services
+
+log = logging.getLogger(__name__)
+
+
+def training_specs(split_ref: SplitRef, request: RunRequest) -> list[dict[str, Any]]:
+    """One JSON record for each candidate: all that a trainer, in whatever container, needs to know."""
+    return [
+        {"candidate": c, "split": asdict(split_ref), "config": training_config(request, c).as_dict()}
+        for c in request.candidates
+    ]
+
+
+def train(
+    spec: Mapping[str, Any],
+    *,
+    tags: Mapping[str, str] | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    services: Services | None = None,
+) -> TrainedRef:
+    """Train one candidate by its spec (see `training_specs`), or take it from the cache."""
+    from tire_pipeline.training.config import TrainingConfig
+
+    s = live(services)
+    split_ref, config = SplitRef.from_dict(spec["split"]), TrainingConfig(**spec["config"])
+    from tire_pipeline.training import run
+
+    if (cached := run.find_cached(s.objects, split_ref, config)) is not None:
+        return cached
+    snapshot, sides = load_split(s, split_ref)
+    job = run.Job(
+        split=split_ref,
+        snapshot=snapshot,
+        sides=sides,
+        config=config,
+        positive_class=_positive_class(s, split_ref.snapshot.classes),
+        cache=s.settings.cache,
+        tags=tags or {},
+    )
+    return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=on_epoch or (lambda *_: None))
+
+
+def evaluate(
+    trained: TrainedRef,
+    split_ref: SplitRef,
+    *,
+    metric: str = "balanced_accuracy",
+    threshold: float = 0.75,
+    services: Services | None = None,
+) -> EvaluationRef:
+    """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow."""
+    from tire_pipeline.evaluation.pictures import draw_all
+    from tire_pipeline.metrics import with_intervals
+    from tire_pipeline.registry.gate import Gate, reaches
+
+    s = live(services)
+    answers = answers_on_test(s, trained.key, split_ref)
+    metrics = with_intervals(answers.scored, answers.groups)
+    s.tracking.log_metrics(trained.run_id, {f"test/{k}": v for k, v in metrics.items()})
+    with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
+        draw_all(answers, split_ref.snapshot.classes, Path(tmp))
+        answers.rows.drop(columns=["error", "etag"]).to_parquet(Path(tmp) / "predictions.parquet", index=False)
+        s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
+    decision = reaches(metrics[metric], Gate(metric, threshold))
+    log.info("%s on %d test images: %s", trained.candidate, len(answers.rows), decision.reason)
+    return EvaluationRef(
+        trained, metrics, metric, threshold, decision.promote, decision.reason, num_test=len(answers.rows)
+    )
+
+
+def answers_on_test(s: Services, key: str, split_ref: SplitRef) -> Answers:
+    """The answers of the bundle of training `key` on the test side of the split."""
+    from tire_pipeline.bundle import Bundle
+    from tire_pipeline.evaluation.answers import answer
+
+    snapshot, sides = load_split(s, split_ref)
+    with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
+        bundle = Bundle.load(s.objects.download_folder(f"runs/{key}/bundle/", Path(tmp)))
+        return answer(s.objects, bundle, snapshot.usable, sides == "test", cache=s.settings.cache, name=snapshot.digest)
+
+
+def _positive_class(s: Services, classes: list[str]) -> str | None:
+    """The configured positive class, or None for a project without one among its classes."""
+    return s.settings.positive_class if s.settings.positive_class in classes else None
+
+
+def _draw_curves(history: list[dict[str, float]], best_epoch: int, folder: Path) -> None:
+    from tire_pipeline.evaluation.pictures import learning_curves
+
+    learning_curves(history, best_epoch).savefig(folder / "learning_curves.png")
+
+
+def evaluate_run(
+    run_id: str, *, metric: str = "balanced_accuracy", threshold: float = 0.75, services: Services | None = None
+) -> EvaluationRef:
+    """`evaluate` for a finished training by its MLflow run id. InputError when the run is not a finished training."""
+    from tire_pipeline.metrics import canonical, names
+    from tire_pipeline.training.run import result_key
+
+    s = live(services)
+    tags = s.tracking.tags(run_id)
+    key = tags.get("tire.cache_key", "")
+    if not key or s.objects.head(result_key(key)) is None:
+        raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
+    trained = TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]})
+    metric = canonical(metric, names(has_positive=True))
+    return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, services=s)

@@ -1,0 +1,93 @@
+"""Steps on production: classify, watch, and take what people say."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.steps.live import live
+
+if TYPE_CHECKING:
+    from tire_pipeline.wiring import Services
+
+
+def monitor(
+    *, now: datetime | None = None, window: timedelta = timedelta(minutes=15), services: Services | None = None
+) -> dict[str, Any]:
+    """Measure the window that ended last, judge it, and send each alert once. Safe to repeat for the same window."""
+    from tire_pipeline.alerts import send
+    from tire_pipeline.monitoring.rules import Rules, judge
+    from tire_pipeline.monitoring.windows import summarise
+
+    s = live(services)
+    end = now or datetime.now(UTC)
+    start = end - window
+    metrics = summarise(s.ledger.predictions_between(start, end), s.ledger.feedback_between(start, end))
+    s.ledger.record_window(start=start, end=end, metrics=metrics)
+    alerts = judge(metrics, Rules())
+    for alert in alerts:
+        alert_id = s.ledger.record_alert(
+            rule=alert.rule, severity=alert.severity, message=alert.message, window_end=end
+        )
+        text = f":rotating_light: *{s.settings.project}* {alert.severity}: {alert.message}"
+        if alert_id is not None and send(s.settings, text):
+            s.ledger.mark_delivered(alert_id)
+    return {
+        "start": start.isoformat(),
+        "end": end.isoformat(),
+        "metrics": metrics,
+        "alerts": [asdict(a) for a in alerts],
+    }
+
+
+def feedback(csv_file: Path, *, services: Services | None = None) -> dict[str, Any]:
+    """Record each row (prediction_id, label) of a CSV; rows that cannot be used are named with their reason."""
+    if not csv_file.is_file():
+        raise InputError(f"The file {csv_file} does not exist.")
+    ledger, refused, recorded = live(services).ledger, [], 0
+    with csv_file.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if missing := {"prediction_id", "label"} - set(reader.fieldnames or []):
+            raise InputError(f"{csv_file} lacks the column {', '.join(sorted(missing))}; it needs prediction_id,label.")
+        for row in reader:
+            try:
+                ledger.record_feedback(row["prediction_id"].strip(), row["label"].strip(), "csv")
+                recorded += 1
+            except InputError as error:
+                refused.append(f"line {reader.line_num}: {error}")
+    return {"recorded": recorded, "refused": refused}
+
+
+def predict(
+    paths: Sequence[Path], *, bundle: Path | None = None, services: Services | None = None
+) -> list[dict[str, Any]]:
+    """Classify images and folders of images with a bundle, or with the model in production.
+
+    One record a file, in order, with `path` and either `error` or label, probability, probabilities, decision.
+    """
+    from tire_pipeline.imaging import EXTENSIONS
+    from tire_pipeline.serving.predictor import ImageClassifier
+
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist.")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+        files += inside
+    if not files:
+        raise InputError(f"There is no image ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
+    classifier = ImageClassifier.load(bundle or _production_bundle(live(services)))
+    return [{k: v for k, v in asdict(c).items() if v is not None} for c in classifier.stream(files)]
+
+
+def _production_bundle(s: Services) -> str:
+    """Address of the bundle in production."""
+    champion = s.tracking.by_alias("production")
+    if champion is None:
+        raise InputError("No model is in production yet. Name a bundle with --bundle, or promote a model.")
+    return f"s3://{s.settings.bucket}/{champion.tags['tire.bundle']}"

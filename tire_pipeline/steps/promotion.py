@@ -1,0 +1,191 @@
+"""Steps of promotion: register, stage, check, produce, go back, and say what was decided."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import GateRefused, InputError
+from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef
+from tire_pipeline.steps.candidates import answers_on_test
+from tire_pipeline.steps.data import split_of
+from tire_pipeline.steps.live import live
+
+if TYPE_CHECKING:
+    from tire_pipeline.registry.lifecycle import Registry
+    from tire_pipeline.wiring import Services
+
+log = logging.getLogger(__name__)
+
+
+def register(
+    evaluations: Sequence[EvaluationRef], *, run_key: str, actor: str = "pipeline", services: Services | None = None
+) -> list[ModelRef]:
+    """Register every candidate that passed. GateRefused, with each one's figure, when none did."""
+    passed = [e for e in evaluations if e.passed]
+    if not passed:
+        found = "; ".join(f"{e.trained.candidate}: {e.reason}" for e in evaluations) or "no candidate was evaluated"
+        raise GateRefused(f"No candidate is good enough to be registered: {found}.")
+    registry = _registry(live(services), actor=actor, run_key=run_key)
+    return [registry.register(e) for e in passed]
+
+
+def stage(
+    metric: str,
+    *,
+    snapshot_digest: str | None = None,
+    run_key: str = "",
+    actor: str = "pipeline",
+    services: Services | None = None,
+) -> ModelRef:
+    """Put the registered version with the best `test/<metric>` of a snapshot (default: the newest) into staging."""
+    from tire_pipeline.metrics import canonical, names
+
+    s = live(services)
+    metric = canonical(metric, names(has_positive=True))
+    registry = _registry(s, actor=actor, run_key=run_key)
+    digest = snapshot_digest or s.ledger.newest_snapshot()
+    return registry.stage(registry.best(metric, snapshot_digest=digest))
+
+
+def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[str, float]:
+    """Start the serving process on the model's bundle and compare its answers; GateRefused when they differ."""
+    from tire_pipeline.bundle import Bundle
+    from tire_pipeline.evaluation.serving_check import check_serving as check
+
+    s = live(services)
+    with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
+        folder = s.objects.download_folder(_version_tags(s, model)["tire.bundle"], Path(tmp) / "bundle")
+        figures = check(Bundle.load(folder), log_file=Path(tmp) / "server.log")
+    log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
+    return figures
+
+
+def produce(
+    metric: str,
+    *,
+    threshold: float | None = None,
+    model: ModelRef | None = None,
+    run_key: str = "",
+    actor: str = "pipeline",
+    services: Services | None = None,
+) -> PromotionRef:
+    """Put the staged model (or `model`) into production if the gate lets it; GateRefused says why not.
+
+    The champion is scored again on the same test images. `threshold` is the metric's absolute bar; without one, only
+    the comparison with the champion counts.
+    """
+    from tire_pipeline.metrics import canonical, names
+    from tire_pipeline.registry.gate import Gate, decide
+
+    s = live(services)
+    metric = canonical(metric, names(has_positive=True))
+    registry = _registry(s, actor=actor, run_key=run_key)
+    model = model or registry.staged()
+    champion = registry.champion()
+    comparison, value = _compare(s, model, champion.version if champion else None, metric)
+    gate = Gate(metric, _default_bar(metric) if threshold is None else threshold)
+    decision = decide(value, gate, comparison)
+    evidence = {
+        "gate": asdict(gate),
+        "value": value,
+        "comparison": asdict(comparison) if comparison else None,
+        "model": model.bundle_digest,
+    }
+    expected = champion.version if champion else None
+    previous = registry.produce(model, decision, evidence, expected=expected)
+    log.info("version %d (%s) is in production: %s", model.version, model.candidate, decision.reason)
+    return PromotionRef(True, decision.reason, replace(model, metric=metric, value=value), previous, evidence)
+
+
+def production_info(*, services: Services | None = None) -> dict[str, Any]:
+    """The model in production: version, candidate, data, figures, since when and why. InputError when there is none."""
+    s = live(services)
+    champion = s.tracking.by_alias("production")
+    if champion is None:
+        raise InputError(f"No model of {s.settings.project} is in production yet. `tire produce METRIC` promotes one.")
+    moves = [r for r in promotions(services=s) if r["to_version"] == champion.version]
+    moved = next((r for r in moves if r["action"] in ("produced", "rolled_back")), None)
+    figures = {k: v for k, v in s.tracking.metrics(champion.run_id).items() if k.startswith("test/")}
+    return {
+        "model": s.settings.project,
+        "version": champion.version,
+        "candidate": champion.tags.get("tire.candidate"),
+        "dataset_version": champion.tags.get("tire.version"),
+        "snapshot": champion.tags.get("tire.snapshot"),
+        "bundle_digest": champion.tags.get("tire.bundle_digest"),
+        "since": moved["at"].isoformat() if moved else None,
+        "reason": moved["reason"] if moved else None,
+        "run": s.tracking.run_url(champion.run_id),
+        "metrics": figures,
+    }
+
+
+def rollback(*, to: int | None = None, actor: str = "person", services: Services | None = None) -> tuple[int, int]:
+    """Put the version before (or `to`) back into production; returns (from, to)."""
+    return _registry(live(services), actor=actor, run_key="").rollback(to=to)
+
+
+def promotions(*, run_key: str | None = None, services: Services | None = None) -> list[dict[str, Any]]:
+    """The model's history, newest first."""
+    s = live(services)
+    return s.ledger.promotions(model=s.settings.project, run_key=run_key)
+
+
+def report(
+    *,
+    version: str,
+    run_key: str,
+    evaluations: Sequence[EvaluationRef],
+    failures: Sequence[str] = (),
+    services: Services | None = None,
+) -> str:
+    """Say what a run decided and why: to Slack where it is configured, and as the returned text."""
+    from tire_pipeline.alerts import send
+    from tire_pipeline.alerts.run_report import compose
+
+    s = live(services)
+    text = compose(s.settings.project, version, evaluations, promotions(run_key=run_key, services=s), failures)
+    send(s.settings, text)
+    return text
+
+
+def _registry(s: Services, *, actor: str, run_key: str) -> Registry:
+    from tire_pipeline.registry.lifecycle import Registry
+
+    return Registry(s.tracking, s.ledger, actor=actor, run_key=run_key)
+
+
+def _default_bar(metric: str) -> float:
+    from tire_pipeline.metrics import LOWER_IS_BETTER
+
+    return float("inf") if metric in LOWER_IS_BETTER else float("-inf")
+
+
+def _version_tags(s: Services, model: ModelRef) -> dict[str, str]:
+    found = next((v for v in s.tracking.versions() if v.version == model.version), None)
+    if found is None:
+        raise InputError(f"{model.name} has no version {model.version}; it was deleted in MLflow.")
+    return found.tags
+
+
+def _compare(s: Services, model: ModelRef, champion_version: int | None, metric: str) -> tuple[Any, float]:
+    """(comparison with the champion or None, the candidate's value) on the test side of the candidate's own split."""
+    from tire_pipeline.metrics import paired_difference, point
+    from tire_pipeline.registry.gate import Comparison
+
+    versions = {v.version: v.tags for v in s.tracking.versions()}
+    tags = versions[model.version]
+    split_ref = split_of(s, tags)
+    candidate = answers_on_test(s, tags["tire.key"], split_ref)
+    value = point(candidate.scored)[metric]
+    if champion_version is None or champion_version == model.version:
+        return None, value
+    champion = answers_on_test(s, versions[champion_version]["tire.key"], split_ref)
+    difference, low, high = paired_difference(candidate.scored, champion.scored, candidate.groups, metric)
+    champion_value = point(champion.scored)[metric]
+    return Comparison(champion_version, champion_value, difference, low, high, len(candidate.rows)), value

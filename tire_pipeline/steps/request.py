@@ -1,0 +1,66 @@
+"""What a pipeline run is asked to do, checked whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.refs import check_version
+
+if TYPE_CHECKING:
+    from tire_pipeline.training.config import TrainingConfig
+
+
+TARGETS = ("production", "staging", "none")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What one pipeline run is asked to do, checked whole: the trigger form of `train_and_promote`."""
+
+    version: str
+    candidates: tuple[str, ...] = ("cnn", "tiny_vgg", "resnet18")
+    metric: str = "balanced_accuracy"
+    threshold: float = 0.75
+    target: str = "production"
+    seed: int = 0
+    training: tuple[tuple[str, Any], ...] = ()
+    approval: bool = False
+
+
+def check_request(form: Mapping[str, Any]) -> RunRequest:
+    """The request that a trigger form makes. Raises InputError for any field that cannot be used, known or not."""
+    from tire_pipeline.metrics import canonical, names
+    from tire_pipeline.training.config import TrainingConfig, check_candidates, merge_form
+
+    own = {"dataset_version", "candidates", "metric", "threshold", "target", "seed", "approval"}
+    training = merge_form({k: v for k, v in form.items() if k not in own})
+    if unknown := sorted(form.keys() - own - set(TrainingConfig.__dataclass_fields__) - {"model_type"}):
+        raise InputError(
+            f"Unknown parameters: {', '.join(unknown)}. Known are: {', '.join(sorted(own))}, and training's."
+        )
+    default = RunRequest(version=check_version(str(form.get("dataset_version") or "")))
+    target = form.get("target") or default.target
+    if target not in TARGETS:
+        raise InputError(f"target is {target!r}, but must be one of {', '.join(TARGETS)}.")
+    request = replace(
+        default,
+        candidates=tuple(check_candidates(list(form.get("candidates") or default.candidates))),
+        metric=canonical(str(form.get("metric") or default.metric), names(has_positive=True)),
+        threshold=float(form["threshold"]) if form.get("threshold") is not None else default.threshold,
+        target=target,
+        seed=int(form.get("seed") or 0),
+        training=tuple(sorted(training.items())),
+        approval=bool(form.get("approval")),
+    )
+    for candidate in request.candidates:  # a configuration that cannot be used is refused before anything starts
+        training_config(request, candidate)
+    return request
+
+
+def training_config(request: RunRequest, candidate: str) -> TrainingConfig:
+    from tire_pipeline.training.config import TrainingConfig
+
+    return TrainingConfig.of(candidate, **{**dict(request.training), "seed": request.seed})

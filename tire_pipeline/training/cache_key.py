@@ -1,0 +1,40 @@
+"""The key of a training: the same snapshot, split, configuration and code give the same bundle, so it is made once."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from tire_pipeline.refs import SplitRef, digest_of
+from tire_pipeline.training.config import TrainingConfig
+
+# What a bundle's content depends on. Reports, commands and stores may change without a new training.
+SOURCES = ("training", "models", "imaging.py", "bundle.py", "metrics.py", "datasets/cache.py", "splits")
+
+
+def parts(split: SplitRef, config: TrainingConfig) -> dict[str, Any]:
+    """What the key is made of, by name."""
+    return {
+        "snapshot": split.snapshot.digest,
+        "split": split.digest,
+        "config": config.as_dict(),
+        "code": code_digest(),
+    }
+
+
+def cache_key(split: SplitRef, config: TrainingConfig) -> str:
+    """32 hex digits over the parts."""
+    return digest_of(parts(split, config))[:32]
+
+
+def code_digest() -> str:
+    """SHA-256 over the source files that a bundle depends on."""
+    digest = hashlib.sha256()
+    root = files("tire_pipeline")
+    for source in SOURCES:
+        node = root / source
+        found = [node] if node.is_file() else [n for n in node.iterdir() if n.name.endswith(".py")]
+        for file in sorted(found, key=lambda n: n.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
