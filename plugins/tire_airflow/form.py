@@ -1,0 +1,67 @@
+"""The trigger form of `train_and_promote`. An empty field means: as the candidate's own recipe says."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from tire_pipeline.refs import VERSION_PATTERN
+from tire_pipeline.training.config import LOSSES, OPTIMIZERS, RECIPES  # light: no torch behind it
+
+METRICS = (
+    "balanced_accuracy",
+    "accuracy",
+    "f1_macro",
+    "recall",
+    "precision",
+    "specificity",
+    "auroc",
+    "auprc",
+    "log_loss",
+)
+TARGETS = ("production", "staging", "none")
+
+
+def trigger_form() -> dict[str, Param]:
+    """The fields, in the order they are shown."""
+    return {
+        "dataset_version": Param(
+            type="string",
+            pattern=f"^{VERSION_PATTERN.pattern}$",
+            title="Dataset version",
+            description="The folder below `datasets/` in the bucket.",
+        ),
+        "candidates": Param(
+            ["cnn", "tiny_vgg", "resnet18"],
+            type="array",
+            examples=list(RECIPES),
+            title="Candidates",
+            description="Each is trained in a task of its own.",
+        ),
+        "metric": Param("balanced_accuracy", type="string", enum=list(METRICS), title="Metric that decides"),
+        "threshold": Param(
+            0.75,
+            type="number",
+            title="Threshold",
+            description="What the metric must reach on the test split (a loss must stay under it).",
+        ),
+        "target": Param("production", type="string", enum=list(TARGETS), title="Promote as far as"),
+        "approval": Param(False, type="boolean", title="Ask a person before production"),
+        "seed": Param(0, type="integer", minimum=0, maximum=2**32 - 1, title="Seed"),
+        "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=10_000, section="Training", title="Epochs"),
+        "batch_size": Param(
+            None, type=["null", "integer"], minimum=2, maximum=4096, section="Training", title="Batch size"
+        ),
+        "learning_rate": Param(
+            None,
+            type=["null", "number"],
+            exclusiveMinimum=0,
+            maximum=10,
+            section="Training",
+            title="Learning rate",
+            description="The highest rate of the one-cycle schedule.",
+        ),
+        "optimizer_type": Param(
+            None, type=["null", "string"], enum=[None, *OPTIMIZERS], section="Training", title="Optimizer"
+        ),
+        "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
+    }
