@@ -22,11 +22,11 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, TriggerRule, task_group
+from airflow.sdk import DAG, TriggerRule, get_current_context, task_group
 from airflow.sdk.exceptions import AirflowFailException
 from tire_airflow.approval import ApproveIfAsked
 from tire_airflow.form import trigger_form
-from tire_airflow.runs import failures, stops_the_run
+from tire_airflow.runs import failures, returned, stops_the_run
 from tire_airflow.tasks import step
 from tire_airflow.trainers import train_operator
 
@@ -54,8 +54,9 @@ with DAG(
         request = steps.check_request(params)
         return steps.training_specs(steps.split(SnapshotRef(**snapshot), seed=request.seed), request)
 
-    @step
+    @step(map_index_template="{{ candidate }}")
     def evaluate(trained: dict[str, Any], spec: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        get_current_context()["candidate"] = spec["candidate"]  # names the mapped task instance
         request = steps.check_request(params)
         evaluation = steps.evaluate(
             TrainedRef(**trained),
@@ -73,8 +74,9 @@ with DAG(
         return evaluate(train.output, spec)
 
     @step(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-    def register(evaluations: Any, run_id: str) -> list[dict[str, Any]]:
-        models = steps.register([EvaluationRef.from_dict(e) for e in evaluations], run_key=run_id)
+    def register(ti: Any, run_id: str) -> list[dict[str, Any]]:
+        evaluations = [EvaluationRef.from_dict(e) for e in returned(ti, "evaluate")]
+        models = steps.register(evaluations, run_key=run_id)
         return [asdict(model) for model in models]
 
     @step
@@ -101,22 +103,26 @@ with DAG(
         return asdict(made)
 
     @step(trigger_rule=TriggerRule.ALL_DONE)
-    def report(evaluations: Any, params: dict[str, Any], run_id: str, **context: Any) -> str:
-        evaluated = [EvaluationRef.from_dict(e) for e in evaluations or []]
-        failed = failures(context)
-        text = steps.report(version=params["dataset_version"], run_key=run_id, evaluations=evaluated, failures=failed)
-        steps.note_run(context["dag"].dag_id, run_id, text)
-        if stops_the_run(failed, num_evaluated=len(evaluated)):
+    def report(ti: Any, params: dict[str, Any], run_id: str) -> str:
+        evaluations = [EvaluationRef.from_dict(e) for e in returned(ti, "evaluate")]
+        failed = failures(ti)
+        text = steps.report(version=params["dataset_version"], run_key=run_id, evaluations=evaluations, failures=failed)
+        steps.note_run(ti.dag_id, run_id, text)
+        if stops_the_run(failed, num_evaluated=len(evaluations)):
             raise AirflowFailException(text)
         return text
 
-    specs = split(validate())
-    evaluations = candidate.expand(spec=specs)
-    staged = stage(register(evaluations))
+    candidates = candidate.expand(spec=split(validate()))
+    registered = register()
+    staged = stage(registered)
+    checked = check_serving(staged)
     approve = ApproveIfAsked(
         task_id="approve",
         subject="Put {{ ti.xcom_pull('stage')['candidate'] }}, version "
         "{{ ti.xcom_pull('stage')['version'] }}, into production?",
         body="Staged: {{ ti.xcom_pull('stage') | tojson }}. Serving: {{ ti.xcom_pull('check_serving') | tojson }}.",
     )
-    check_serving(staged) >> approve >> (produced := produce(staged)) >> report(evaluations)
+    produced, reported = produce(staged), report()
+    candidates >> registered
+    checked >> approve >> produced >> reported
+    candidates >> reported

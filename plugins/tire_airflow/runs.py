@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import Context
-
 from tire_airflow.tasks import REASON
 
 PER_CANDIDATE = ("train", "evaluate")
 
 
-def failures(context: Context) -> list[str]:
+def returned(ti: Any, task_id: str) -> list[Any]:
+    """What each map index of a mapped task returned; a list of one where one did, empty where none did."""
+    return [value for value in ti.xcom_pull(task_ids=[task_id]) if value is not None]
+
+
+def failures(ti: Any) -> list[str]:
     """`task: reason` of each failed task of this run, those of single candidates with their number."""
-    ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
     failed = sorted(key for key, state in states.items() if state == "failed")
     return [f"{key}: {_reason(ti, key) or 'see its log'}" for key in failed]

@@ -6,6 +6,7 @@ The contract: the spec (see `steps.training_specs`) goes in as JSON, the bundle 
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -71,14 +72,14 @@ class ProcessTrainOperator(BaseOperator):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=functools.partial(_die_with, os.getpid()),
         )
         lines: list[str] = []
         try:
-            assert self._process.stderr is not None  # noqa: S101  (it was asked for two lines above)
-            for line in self._process.stderr:
-                self.log.info("%s", line.rstrip())
-                lines = [*lines[-19:], line.rstrip()]
+            with self._process.stderr as stderr:  # type: ignore[union-attr]  # it was asked for above
+                for line in stderr:
+                    self.log.info("%s", line.rstrip())
+                    lines = [*lines[-19:], line.rstrip()]
             code = self._process.wait()
         finally:
             self.on_kill()
@@ -113,7 +114,6 @@ class DockerTrainOperator(DockerOperator):
             retrieve_output=True,
             retrieve_output_path="/tmp/result.json",  # noqa: S108  (inside the container)
             mount_tmp_dir=False,
-            security_opt=["no-new-privileges"],
             **kwargs,
         )
         self.spec = spec
@@ -176,5 +176,8 @@ def _gpus(count: int) -> Any:
     return DeviceRequest(count=count, capabilities=[["gpu"]])
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGTERM when the parent ends; a parent that ended before the asking counts too."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
