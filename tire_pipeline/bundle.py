@@ -54,7 +54,10 @@ class Bundle:
         if not manifest.is_file():
             raise InputError(f"{path} is no bundle: it has no {MANIFEST}. `tire export RUN` writes one.")
         data = manifest.read_bytes()
-        record = json.loads(data)
+        try:
+            record = json.loads(data)
+        except ValueError as error:
+            raise InputError(f"{manifest} is damaged ({error}). Download the bundle again.") from None
         if record.pop("format", None) != FORMAT:
             raise InputError(f"{manifest} is not of bundle format {FORMAT}. Export the model again with this version.")
         for name, sha256 in record.pop("files").items():

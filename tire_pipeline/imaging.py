@@ -6,7 +6,6 @@ Shapes: H height, W width, C channels (RGB). Pixels are uint8 0..255 until `norm
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -50,18 +49,17 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Upright RGB pixels (H, W, 3) of an encoded image, with its format.
 
     Raises InputError for anything that is no image of the allowed formats, is truncated, or is larger than
-    `max_pixels`. Pillow's `load` finds truncation that `verify` lets through; its warnings count as errors.
+    `max_pixels`. Pillow's `load` finds truncation that `verify` lets through. Safe to call from several
+    threads, so no warning filter is set here: those are the whole process'.
     """
     if not data:
         raise InputError("The file is empty (0 bytes). Export the picture again.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image.size, max_pixels)
-                camera = str(image.getexif().get(0x0110, "")).strip("\0 ")
-                upright = ImageOps.exif_transpose(image)
-                return Decoded(_rgb(upright), image.format or "", image.mode, camera)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size, max_pixels)
+            camera = str(image.getexif().get(0x0110, "")).strip("\0 ")
+            upright = ImageOps.exif_transpose(image)
+            return Decoded(_rgb(upright), image.format or "", image.mode, camera)
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
@@ -144,4 +142,6 @@ def _rgb(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: keep the high byte
         grey = (np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns, and a warning is a broken image
     return np.array(image.convert("RGB"), np.uint8)

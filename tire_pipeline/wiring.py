@@ -10,6 +10,7 @@ from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
 from tire_pipeline.stores.ledger import Ledger
 from tire_pipeline.stores.objects import ObjectStore, connect
+from tire_pipeline.stores.orchestrator import Orchestrator
 from tire_pipeline.stores.tracking import Tracking
 
 
@@ -32,6 +33,12 @@ class Services:
         url = self.settings.ledger_url
         return Ledger(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
 
+    @cached_property
+    def orchestrator(self) -> Orchestrator:
+        s = self.settings
+        password = s.airflow_password.get_secret_value() if s.airflow_password else ""
+        return Orchestrator(_configured(s.airflow_url, "TIRE_AIRFLOW_URL"), user=s.airflow_user, password=password)
+
 
 def services(settings: Settings | None = None) -> Services:
     """The services of these settings, or of the environment's."""
@@ -47,6 +54,7 @@ def quiet_libraries() -> None:
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }.items():

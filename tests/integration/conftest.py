@@ -17,8 +17,8 @@ from tire_pipeline.wiring import Services, services
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a running PostgreSQL, S3 and MLflow."""
     home = tmp_path_factory.mktemp("stores") / "home"
-    stack.up(home, parts=("postgres", "s3", "mlflow"), environ={})
     try:
+        stack.up(home, parts=("postgres", "s3", "mlflow"), environ={})
         yield Settings(_env_file=home / STACK_ENV)  # type: ignore[call-arg]
     finally:
         stack.down(home)

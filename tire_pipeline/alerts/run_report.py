@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tire_pipeline.metrics import LOWER_IS_BETTER
 from tire_pipeline.refs import EvaluationRef
 
 
@@ -17,7 +18,7 @@ def compose(
 ) -> str:
     """Decision first, then the leaderboard, then what failed. `history` is the run's own, newest first."""
     lines = [f"*{project}*, dataset version `{version}`: {_decision(evaluations, history, failures)}"]
-    for e in sorted(evaluations, key=lambda e: -e.metrics[e.metric]):
+    for e in sorted(evaluations, key=lambda e: e.metrics[e.metric] * (1 if e.metric in LOWER_IS_BETTER else -1)):
         value, low, high = (e.metrics[e.metric + suffix] for suffix in ("", "_low", "_high"))
         mark = "passed" if e.passed else "below the threshold"
         name = e.metric.replace("_", " ")

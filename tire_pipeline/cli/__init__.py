@@ -7,14 +7,11 @@ import os
 import sys
 from typing import NoReturn
 
-import click
 import typer
 
 from tire_pipeline.cli import data, registry, stack, training, watching
 from tire_pipeline.cli.output import state, tell
 from tire_pipeline.errors import OutOfResources, TireError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="tire",
@@ -45,17 +42,10 @@ def options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; every error is one readable paragraph on stderr."""
     try:
-        code = app(args=arguments, standalone_mode=False)
-    except click.exceptions.Abort:
-        code = INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = INTERRUPTED
+        app(args=arguments)  # exits itself: 0, 2 for wrong usage, 130 for Ctrl-C, or what the command chose
     except (TireError, MemoryError, OSError) as error:
-        code = _explain(error)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_explain(error))
+    sys.exit(0)
 
 
 def _explain(error: Exception) -> int:
@@ -67,9 +57,5 @@ def _explain(error: Exception) -> int:
         error = OutOfResources("Memory ran out. Use a smaller --batch-size or image, or a machine with more memory.")
     if not isinstance(error, TireError):
         error = TireError(f"{type(error).__name__}: {error}. `tire --debug …` shows where.")
-    tell(f"[bold red]error[/] {_escape(str(error))}")
+    tell(str(error), title="error")
     return error.exit_code
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

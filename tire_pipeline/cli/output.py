@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -29,17 +31,18 @@ class State:
 state = State()
 
 
-def tell(text: str) -> None:
-    """A line for people, on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+def tell(text: str, *, title: str = "") -> None:
+    """A line for people, on stderr, after a red title. Brackets are text: paths may hold them."""
+    line = Text.assemble((title, "bold red"), " " if title else "", text)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
-def result(value: Any, *, as_json: bool, text: str | None = None) -> None:
-    """The command's result on stdout: one JSON document, or `text`."""
+def result(value: Any, *, as_json: bool, text: str | None = None, markup: bool = False) -> None:
+    """The command's result on stdout: one JSON document, or `text`, whose brackets mean colours only with `markup`."""
     if as_json or text is None:
         sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=1, default=_scalar) + "\n")
     elif text:
-        Console(highlight=False, soft_wrap=True).print(text)
+        Console(highlight=False, soft_wrap=True).print(text, markup=markup)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -48,7 +51,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     Console(highlight=False).print(shown)
 
 
@@ -67,6 +70,8 @@ def _plain(value: Any) -> Any:
         return _plain(asdict(value))
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no NaN
+        return None
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

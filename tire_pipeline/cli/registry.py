@@ -52,7 +52,7 @@ def produce(
     """
     made = steps.produce(metric, threshold=threshold, actor=_me())
     text = f"production: {made.model.name} version {made.model.version}, {made.model.candidate}: {made.reason}"
-    result(made, as_json=as_json, text=text.replace("[", "\\["))
+    result(made, as_json=as_json, text=text)
 
 
 def production_info(as_json: Json = False) -> None:
@@ -91,7 +91,7 @@ def _info_text(info: dict[str, Any]) -> str:
         f"  MLflow run   {info['run']}",
         *(f"  {n:<24} {metrics[n]:.4f}" for n in names),
     ]
-    return "\n".join(lines).replace("[", "\\[")
+    return "\n".join(lines)
 
 
 def _me() -> str:

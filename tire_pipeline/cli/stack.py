@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tire_pipeline.cli.output import Json, result, table, tell
 from tire_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from tire_pipeline.stack import StackInfo
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +32,7 @@ def up(
 
     settings = load_settings()
     info = stack.up(settings.home, project=settings.project, say=tell)
-    result(info, as_json=as_json, text=stack.addresses(info))
+    result(info, as_json=as_json, text=_places(info))
     if detach:
         return
     tell("Ctrl-C stops the stack.")
@@ -37,6 +40,12 @@ def up(
         stack.wait(settings.home)
     finally:
         stack.down(settings.home, say=tell)
+
+
+def _places(info: StackInfo) -> str:
+    from tire_pipeline.stack.demo import addresses
+
+    return "\n".join(f"{name:<13} {place}" for name, place in addresses(info).items())
 
 
 def down(as_json: Json = False) -> None:
@@ -93,7 +102,7 @@ def demo(
     outcome = story.run(
         load_settings(), num_images=num_images, seed=seed, shuffle_labels=shuffle_labels, leave=leave, say=tell
     )
-    result(outcome, as_json=as_json, text=story.summary(outcome))
+    result(outcome, as_json=as_json, text=story.summary(outcome), markup=True)
     if not leave:
         story.stay(load_settings(), say=tell)
     raise typer.Exit(0 if outcome.promoted else 1)

@@ -34,8 +34,8 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
     spec: Annotated[
-        Path | None, typer.Option(help="A JSON spec instead of all of the above, as a DAG gives it.")
-    ] = None,
+        str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
+    ] = "",
     result_path: Annotated[Path | None, typer.Option("--result", help="Write the result as JSON here as well.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -54,9 +54,8 @@ def train(
         "image_width": image_size,
     }
     record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
-    with progress(f"training {record['candidate']}") as move:
-        total = record["config"]["epochs"]
-        trained = steps.train(record, tags=_tags(), on_epoch=lambda epoch, _: move(epoch + 1, total))
+    with progress("training") as move:
+        trained = steps.train(record, tags=_tags(), progress=move)
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
@@ -107,11 +106,15 @@ def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, An
     return steps.training_specs(steps.split(snapshot, seed=seed), request)[0]
 
 
-def _read_spec(path: Path) -> dict[str, Any]:
+def _read_spec(spec: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(spec if spec.lstrip().startswith("{") else Path(spec).read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"The spec {path} cannot be read: {error}.") from None
+        raise InputError(f"The spec {spec[:80]!r} cannot be read: {error}.") from None
+    if missing := {"candidate", "split", "config"} - set(record):
+        raise InputError(
+            f"The spec {spec[:80]!r} lacks {', '.join(sorted(missing))}. `steps.training_specs` makes one."
+        )
     return record
 
 
@@ -127,6 +130,4 @@ def _figures(e: EvaluationRef) -> str:
         f"  {n:<20} {e.metrics[n]:.4f}  [{e.metrics[n + '_low']:.4f}, {e.metrics[n + '_high']:.4f}]" for n in names
     ]
     trained: TrainedRef = e.trained
-    return "\n".join([f"{trained.candidate} on {e.num_test} test images, with 95 % intervals", *lines]).replace(
-        "[", "\\["
-    )
+    return "\n".join([f"{trained.candidate} on {e.num_test} test images, with 95 % intervals", *lines])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +31,7 @@ def serve(
     """
     from tire_pipeline.serving.server import serve as run
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     run(load_settings(), host=host, port=port, bundle=bundle)
 
 

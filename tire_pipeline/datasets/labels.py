@@ -32,6 +32,16 @@ class Columns:
     split: str = "split"
 
 
+def read_text(data: bytes, *, where: str) -> str:
+    """The text of a labels.csv. Raises InputError for anything but UTF-8, with the byte where it ends being so."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where} is not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}). Save it as 'CSV UTF-8'."
+        ) from None
+
+
 def from_folders(paths: Iterable[str]) -> dict[str, Labelled]:
     """`<class>/…` or `{train,val,test}/<class>/…` to labels. A path without a folder has no label."""
     labelled = {}
@@ -50,7 +60,7 @@ def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled
     Raises InputError for a missing column, a row without a path, a path given twice, or an unknown split.
     """
     names = columns or Columns()
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    reader = csv.DictReader(io.StringIO(text))
     found = reader.fieldnames or []
     for needed in (names.path, names.label):
         if needed not in found:

@@ -61,9 +61,9 @@ def build(store: ObjectStore, version: str, *, progress: Callable[[int, int], No
     entries = read_version(store, version)
     if not entries:
         raise DataRefused(f"The dataset version {version!r} holds no image. Push a folder with images, a class each.")
-    if (cached := _find(store, entries)) is not None:
-        return cached
     keys = [prefix_of(version) + e.path for e in entries]
+    if (cached := _find(store, entries, keys)) is not None:
+        return cached
     rows: list[dict[str, Any]] = []
     for entry, key, data in zip(entries, keys, store.get_many(keys), strict=True):
         rows.append(_index_row(entry, key, data))
@@ -91,27 +91,39 @@ def write_frame(store: ObjectStore, key: str, frame: pd.DataFrame) -> None:
     store.put(key, buffer.getvalue())
 
 
-def _find(store: ObjectStore, entries: Sequence[Entry]) -> Snapshot | None:
-    """The stored snapshot of these entries if each object still has the etag that was indexed."""
+def _find(store: ObjectStore, entries: Sequence[Entry], keys: Sequence[str]) -> Snapshot | None:
+    """The stored snapshot of these entries if each object still has the etag that was indexed.
+
+    The keys and the given splits are no part of the digest: the index is written anew with those of this version.
+    """
     if not all(e.sha256 for e in entries):
         return None
-    digest = _digest([(e.path, e.sha256, e.label, e.group) for e in entries])
+    digest = _digest([(e.path, e.sha256, e.label, _group(e, e.sha256)) for e in entries])
     if store.head(folder_of(digest) + "index.parquet") is None:
         return None
-    snapshot = load(store, digest)
-    indexed = dict(zip(snapshot.index["path"], snapshot.index["etag"], strict=True))
-    return snapshot if all(indexed.get(e.path) == e.etag for e in entries) else None
+    stored = load(store, digest).index.set_index("path").reindex([e.path for e in entries]).reset_index()
+    if stored["etag"].tolist() != [e.etag for e in entries]:
+        return None
+    index = stored.assign(key=keys, split=[e.split for e in entries])
+    if not index.equals(stored):
+        write_frame(store, folder_of(digest) + "index.parquet", index)
+    return Snapshot(digest, index, cached=True)
 
 
 def _digest(rows: list[tuple[str, str, str, str]]) -> str:
     return digest_of(sorted(rows))
 
 
+def _group(entry: Entry, sha256: str) -> str:
+    """Without a group, an image is grouped with its exact copies."""
+    return entry.group or sha256[:16]
+
+
 def _index_row(entry: Entry, key: str, data: bytes) -> dict[str, Any]:
     sha256 = hashlib.sha256(data).hexdigest()
     row = {**asdict(entry), "key": key, "bytes": len(data), "sha256": sha256, **NO_FACTS, "error": ""}
     del row["size"]
-    row["group"] = entry.group or sha256[:16]  # without a group, an image is grouped with its exact copies
+    row["group"] = _group(entry, sha256)
     try:
         if not entry.path.lower().endswith(imaging.EXTENSIONS):
             raise InputError(f"This is no image by its name. Allowed are {', '.join(imaging.EXTENSIONS)}.")

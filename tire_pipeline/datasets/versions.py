@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tire_pipeline.datasets.labels import LABELS_FILE, Columns, Labelled, from_csv, from_folders
+from tire_pipeline.datasets.labels import LABELS_FILE, Columns, Labelled, from_csv, from_folders, read_text
 from tire_pipeline.errors import DataRefused, InputError
 from tire_pipeline.imaging import EXTENSIONS
 from tire_pipeline.refs import check_version
@@ -99,18 +99,20 @@ def read_folder(
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder. Give the folder that holds a folder per class, or a {LABELS_FILE}.")
     paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    visible = [p for p in paths if not any(part.startswith((".", "_")) for part in p.split("/"))]
+    visible = [p for p in paths if _is_visible(p)]
     images = [p for p in visible if p.lower().endswith(EXTENSIONS)]
     if not images:
         raise InputError(f"{folder} holds no image ({', '.join(EXTENSIONS)}). Nothing was uploaded.")
     csv_path = labels or folder / LABELS_FILE
     if labels is not None and not labels.is_file():
         raise InputError(f"The labels file {labels} does not exist.")
-    csv_text = csv_path.read_text(encoding="utf-8") if csv_path.is_file() else None
+    csv_text = read_text(csv_path.read_bytes(), where=str(csv_path)) if csv_path.is_file() else None
     known = _labels(images, csv_text, columns, where=str(csv_path))
     with ThreadPoolExecutor(UPLOADERS) as pool:
         hashed = pool.map(lambda p: _hash_file(folder / p), images)
         entries = [Entry(p, *h, **asdict(known[p])) for p, h in zip(images, hashed, strict=True) if p in known]
+    if not entries:
+        raise InputError(f"{csv_path} names none of the {len(images)} images in {folder}. Nothing was uploaded.")
     return entries, sorted(set(visible) - set(images) - {LABELS_FILE})
 
 
@@ -138,25 +140,28 @@ def read_version(store: ObjectStore, version: str) -> list[Entry]:
     """
     prefix = prefix_of(version)
     marker = find_marker(store, version)
-    if marker is None:
+    if marker is None:  # listing tells a missing bucket from a missing version; asking for the markers does not
+        found = "it is not there" if next(store.list(prefix), None) is None else "it is still being uploaded"
         raise InputError(
             f"The dataset version {version!r} has neither {MANIFEST} nor {READY} under s3://{store.bucket}/{prefix}: "
-            f"it is not there, or still being uploaded. Upload it with `tire dataset push DIR --version {version}`, "
-            f"or put an empty object {READY} beside its images when they are complete."
+            f"{found}. Upload it with `tire dataset push DIR --version {version}`, or put an empty object {READY} "
+            "beside its images when they are complete."
         )
     listed = {i.key[len(prefix) :]: i for i in store.list(prefix)}
     if marker.name == MANIFEST:
         return _read_manifest(store.get_json(prefix + MANIFEST), listed, version)
-    csv_text = store.get(prefix + LABELS_FILE).decode("utf-8") if LABELS_FILE in listed else None
-    images = sorted(p for p in listed if not p.startswith("_") and p != LABELS_FILE and not p.endswith("/"))
-    known = _labels(images, csv_text, None, where=f"{prefix}{LABELS_FILE}")
+    where = f"{prefix}{LABELS_FILE}"
+    csv_text = read_text(store.get(where), where=where) if LABELS_FILE in listed else None
+    images = sorted(p for p in listed if _is_visible(p) and p != LABELS_FILE)
+    known = _labels(images, csv_text, None, where=where)
     return [Entry(p, listed[p].size, etag=listed[p].etag, **asdict(known[p])) for p in images if p in known]
 
 
 def _read_manifest(manifest: dict[str, Any], listed: dict[str, ObjectInfo], version: str) -> list[Entry]:
     entries = [Entry(path=f["key"], **{k: v for k, v in f.items() if k != "key"}) for f in manifest["files"]]
     stated = {e.path: e.size for e in entries}
-    present = {p: i.size for p, i in listed.items() if p not in (MANIFEST, READY, LABELS_FILE)}
+    ours = (MANIFEST, READY, LABELS_FILE)
+    present = {p: i.size for p, i in listed.items() if p not in ours and not (p.endswith("/") or p == "")}
     differing = sorted(p for p in stated.keys() | present.keys() if stated.get(p) != present.get(p))
     if differing:
         raise DataRefused(
@@ -176,6 +181,11 @@ def _labels(images: list[str], csv_text: str | None, columns: Columns | None, *,
             "Paths are relative to the dataset folder, with '/' between folders."
         )
     return known
+
+
+def _is_visible(path: str) -> bool:
+    """Neither hidden (`.DS_Store`), nor ours (`_READY`), nor the empty object by which S3's console makes a folder."""
+    return not path.endswith("/") and not any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def _upload(

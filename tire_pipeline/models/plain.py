@@ -1,33 +1,68 @@
-"""Small convolutional networks trained from scratch."""
+"""Small convolutional networks trained from scratch.
+
+Two things set them apart from a textbook's: each image is brought to zero mean and unit variance first, so light and
+exposure do not matter; and the head sees the largest activation beside the mean one, because a crack is a small thing
+on a large tyre.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def cnn(num_classes: int) -> nn.Module:
-    """Four blocks of conv–batch norm–ReLU–pool (32 to 128 channels), global average pooling, linear head."""
-    channels = (3, 32, 64, 96, 128)
-    blocks = [_block(a, b) for a, b in pairwise(channels)]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, num_classes))
+    """Six convolutions, the first 5 × 5 with stride 2, in three stages (16 to 128 channels); 0.19 million weights."""
+    return nn.Sequential(
+        _per_image(),
+        _convolution(3, 16, kernel=5, stride=2),
+        _convolution(16, 32),
+        nn.MaxPool2d(2),
+        _convolution(32, 48),
+        _convolution(48, 64),
+        nn.MaxPool2d(2),
+        _convolution(64, 96),
+        _convolution(96, 128),
+        *_head(128, num_classes),
+    )
 
 
 def tiny_vgg(num_classes: int) -> nn.Module:
-    """VGG's pattern (Simonyan & Zisserman 2015) at a small width: pairs of 3 × 3 convolutions, then a pool."""
-    channels = (3, 16, 32, 64, 96)
-    blocks: list[nn.Module] = []
-    for a, b in pairwise(channels):
-        blocks += [_convolution(a, b), _convolution(b, b), nn.MaxPool2d(2)]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, num_classes))
-
-
-def _block(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(_convolution(inputs, outputs), nn.MaxPool2d(2))
-
-
-def _convolution(inputs: int, outputs: int) -> nn.Module:
+    """VGG's pattern (Simonyan & Zisserman 2015) at a small width: pairs of 3 × 3 convolutions, each then a pool."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        _per_image(),
+        _convolution(3, 16),
+        _convolution(16, 16),
+        nn.MaxPool2d(2),
+        _convolution(16, 32),
+        _convolution(32, 32),
+        nn.MaxPool2d(2),
+        _convolution(32, 64),
+        _convolution(64, 64),
+        nn.MaxPool2d(2),
+        *_head(64, num_classes),
     )
+
+
+class MeanAndMax(nn.Module):
+    """(B, C, H, W) to (B, 2C): the mean and the largest activation of each channel."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.cat([x_BCHW.mean(dim=(2, 3)), x_BCHW.amax(dim=(2, 3))], dim=1)
+
+
+def _per_image() -> nn.Module:
+    """Zero mean and unit variance over all pixels and channels of an image (one group over three channels)."""
+    return nn.GroupNorm(1, 3, affine=False, eps=1e-3)
+
+
+def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _head(channels: int, num_classes: int) -> tuple[nn.Module, ...]:
+    return MeanAndMax(), nn.Dropout(0.2), nn.Linear(2 * channels, num_classes)

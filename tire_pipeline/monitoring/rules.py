@@ -12,11 +12,13 @@ from tire_pipeline.metrics import wilson
 @dataclass(frozen=True)
 class Rules:
     """Limits that a window must keep. A share counts as broken when its 95 % interval lies wholly beyond the limit,
-    so that three images out of five raise no alarm where thirty out of fifty do."""
+    so that three images out of five raise no alarm where thirty out of fifty do; of fewer than five images none does,
+    since 5 % lies below the interval of one error in three."""
 
     error_share_max: float = 0.05
     review_share_max: float = 0.30
     latency_p95_ms_max: float = 2000.0
+    num_images_min_for_shares: int = 5
     num_predictions_min_for_latency: int = 20
 
 
@@ -34,7 +36,7 @@ def judge(metrics: Mapping[str, Any], rules: Rules) -> list[Alert]:
     n = metrics["num_predictions"]
     alerts = []
     errors = metrics["num_errors"]
-    if wilson(errors, n)[0] > rules.error_share_max:
+    if n >= rules.num_images_min_for_shares and wilson(errors, n)[0] > rules.error_share_max:
         alerts.append(
             Alert(
                 "error_share",
@@ -45,7 +47,7 @@ def judge(metrics: Mapping[str, Any], rules: Rules) -> list[Alert]:
         )
     answered = n - errors
     review = round(metrics["decision_shares"].get("review", 0.0) * answered)
-    if wilson(review, answered)[0] > rules.review_share_max:
+    if answered >= rules.num_images_min_for_shares and wilson(review, answered)[0] > rules.review_share_max:
         alerts.append(
             Alert(
                 "review_share",

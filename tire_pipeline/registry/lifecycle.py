@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from tire_pipeline.refs import EvaluationRef, ModelRef
 from tire_pipeline.registry.gate import Decision
 from tire_pipeline.stores.ledger import Ledger
 from tire_pipeline.stores.tracking import RegisteredVersion, Tracking
+
+MOVES = ("produced", "rolled_back")
 
 
 def bundle_prefix(key: str) -> str:
@@ -54,7 +57,7 @@ class Registry:
         """The registered version of the snapshot with the best `test/<metric>`; InputError when there is none."""
         candidates = [v for v in self._tracking.versions() if v.tags.get("tire.snapshot") == snapshot_digest]
         measured = [(v, self._tracking.metrics(v.run_id).get(f"test/{metric}")) for v in candidates]
-        scored = [(v, value) for v, value in measured if value is not None]
+        scored = [(v, value) for v, value in measured if value is not None and math.isfinite(value)]
         if not scored:
             raise InputError(
                 f"No registered version of {self.model} was trained on the snapshot {snapshot_digest[:12]} and has "
@@ -111,12 +114,17 @@ class Registry:
                 if current is not None:
                     self._tracking.set_alias("previous", current)
                 self._tracking.set_alias("production", model.version)
-            if self._last_produced() != model.version:
-                self._record("produced", expected, model.version, decision.reason, evidence)
+            if (recorded := self._last_produced()) != model.version:
+                before = recorded if current == model.version else current  # the alias moved, and then came a crash
+                self._record("produced", before, model.version, decision.reason, evidence)
         return current
 
     def rollback(self, *, to: int | None = None) -> tuple[int, int]:
-        """Put the version before, or version `to`, back into production; returns (from, to)."""
+        """Put the version before, or version `to`, back into production; returns (from, to).
+
+        It is written down before it is done: had the aliases moved first and the record failed, repeating the command
+        would go back to the version that was just left.
+        """
         with self._ledger.promotion_lock(self.model):
             champion = self.champion()
             target = self._tracking.by_alias("previous") if to is None else self._version(to)
@@ -125,9 +133,10 @@ class Registry:
                     "There is no earlier version in production to go back to. `tire promotions` lists all."
                 )
             if target.version != champion.version:
+                if self._last_produced() != target.version:
+                    self._record("rolled_back", champion.version, target.version, "asked for by a person", {})
                 self._tracking.set_alias("production", target.version)
                 self._tracking.set_alias("previous", champion.version)
-                self._record("rolled_back", champion.version, target.version, "asked for by a person", {})
         return champion.version, target.version
 
     def _version(self, number: int) -> RegisteredVersion:
@@ -137,12 +146,12 @@ class Registry:
         return found
 
     def _recorded(self, action: str, version: int) -> bool:
-        rows = self._ledger.promotions(model=self.model, run_key=self._run_key)
-        return any(r["action"] == action and r["to_version"] == version for r in rows)
+        rows = self._ledger.promotions(model=self.model, run_key=self._run_key, actions=[action])
+        return any(r["to_version"] == version for r in rows)
 
     def _last_produced(self) -> int | None:
         """The version that the history says is in production; a crash may have moved the alias without a record."""
-        moves = (r for r in self._ledger.promotions(model=self.model) if r["action"] in ("produced", "rolled_back"))
+        moves = self._ledger.promotions(model=self.model, actions=MOVES, limit=1)
         return next((r["to_version"] for r in moves), None)
 
     def _record(

@@ -10,6 +10,7 @@ from tire_pipeline.steps.data import list_versions, pull_version, push, show_ver
 from tire_pipeline.steps.production import feedback, monitor, predict
 from tire_pipeline.steps.promotion import (
     check_serving,
+    note_run,
     produce,
     production_info,
     promotions,
@@ -29,6 +30,7 @@ __all__ = [
     "feedback",
     "list_versions",
     "monitor",
+    "note_run",
     "predict",
     "produce",
     "production_info",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
-from tire_pipeline.steps.data import load_split, split_of
+from tire_pipeline.steps.data import Progress, load_split, split_of
 from tire_pipeline.steps.live import live
 from tire_pipeline.steps.request import RunRequest, training_config
 
 if TYPE_CHECKING:
     from tire_pipeline.evaluation.answers import Answers
+    from tire_pipeline.training.config import TrainingConfig
     from tire_pipeline.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -34,17 +35,16 @@ def train(
     spec: Mapping[str, Any],
     *,
     tags: Mapping[str, str] | None = None,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     services: Services | None = None,
 ) -> TrainedRef:
     """Train one candidate by its spec (see `training_specs`), or take it from the cache."""
-    from tire_pipeline.training.config import TrainingConfig
-
+    config, split_ref = _read_spec(spec)
     s = live(services)
-    split_ref, config = SplitRef.from_dict(spec["split"]), TrainingConfig(**spec["config"])
     from tire_pipeline.training import run
 
-    if (cached := run.find_cached(s.objects, split_ref, config)) is not None:
+    positive_class = _positive_class(s, split_ref.snapshot.classes)
+    if (cached := run.find_cached(s.objects, split_ref, config, positive_class=positive_class)) is not None:
         return cached
     snapshot, sides = load_split(s, split_ref)
     job = run.Job(
@@ -52,11 +52,16 @@ def train(
         snapshot=snapshot,
         sides=sides,
         config=config,
-        positive_class=_positive_class(s, split_ref.snapshot.classes),
+        positive_class=positive_class,
         cache=s.settings.cache,
         tags=tags or {},
     )
-    return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=on_epoch or (lambda *_: None))
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        if progress:
+            progress(epoch + 1, config.epochs)
+
+    return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=on_epoch)
 
 
 def evaluate(
@@ -67,13 +72,17 @@ def evaluate(
     threshold: float = 0.75,
     services: Services | None = None,
 ) -> EvaluationRef:
-    """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow."""
+    """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow.
+
+    InputError for a metric that the model does not have, such as the recall of one without a positive class.
+    """
     from tire_pipeline.evaluation.pictures import draw_all
-    from tire_pipeline.metrics import with_intervals
+    from tire_pipeline.metrics import canonical, names, with_intervals
     from tire_pipeline.registry.gate import Gate, reaches
 
     s = live(services)
     answers = answers_on_test(s, trained.key, split_ref)
+    metric = canonical(metric, names(has_positive=answers.scored.positive is not None))
     metrics = with_intervals(answers.scored, answers.groups)
     s.tracking.log_metrics(trained.run_id, {f"test/{k}": v for k, v in metrics.items()})
     with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
@@ -114,6 +123,8 @@ def evaluate_run(
 ) -> EvaluationRef:
     """`evaluate` for a finished training by its MLflow run id. InputError when the run is not a finished training."""
     from tire_pipeline.metrics import canonical, names
+
+    metric = canonical(metric, names(has_positive=True))
     from tire_pipeline.training.run import result_key
 
     s = live(services)
@@ -122,5 +133,14 @@ def evaluate_run(
     if not key or s.objects.head(result_key(key)) is None:
         raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
     trained = TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]})
-    metric = canonical(metric, names(has_positive=True))
     return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, services=s)
+
+
+def _read_spec(spec: Mapping[str, Any]) -> tuple[TrainingConfig, SplitRef]:
+    """A spec's configuration and split. InputError for what is no spec, or a configuration that cannot be used."""
+    from tire_pipeline.training.config import TrainingConfig
+
+    try:
+        return TrainingConfig(**spec["config"]), SplitRef.from_dict(spec["split"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"This is no training spec ({error}). `steps.training_specs` makes them.") from None

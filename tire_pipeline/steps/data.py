@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tire_pipeline.refs import SnapshotRef, SplitRef
+from tire_pipeline.refs import SnapshotRef, SplitRef, check_version
 from tire_pipeline.steps.live import live
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def validate(
     services: Services | None = None,
 ) -> SnapshotRef:
     """Snapshot a dataset version and judge it; the report lies beside the index. DataRefused says what is wrong."""
+    check_version(version)  # before the libraries are loaded, which takes seconds
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.validation import report
     from tire_pipeline.validation.expectations import Limits, judge

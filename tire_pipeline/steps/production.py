@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ def monitor(
     from tire_pipeline.monitoring.rules import Rules, judge
     from tire_pipeline.monitoring.windows import summarise
 
+    if window <= timedelta(0):
+        raise InputError(f"The window is {window}, but must be longer than nothing.")
     s = live(services)
     end = now or datetime.now(UTC)
     start = end - window
@@ -47,16 +50,18 @@ def monitor(
 
 def feedback(csv_file: Path, *, services: Services | None = None) -> dict[str, Any]:
     """Record each row (prediction_id, label) of a CSV; rows that cannot be used are named with their reason."""
+    from tire_pipeline.datasets.labels import read_text
+
     if not csv_file.is_file():
         raise InputError(f"The file {csv_file} does not exist.")
     ledger, refused, recorded = live(services).ledger, [], 0
-    with csv_file.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(read_text(csv_file.read_bytes(), where=str(csv_file)), newline="") as file:
         reader = csv.DictReader(file)
         if missing := {"prediction_id", "label"} - set(reader.fieldnames or []):
             raise InputError(f"{csv_file} lacks the column {', '.join(sorted(missing))}; it needs prediction_id,label.")
         for row in reader:
             try:
-                ledger.record_feedback(row["prediction_id"].strip(), row["label"].strip(), "csv")
+                ledger.record_feedback((row["prediction_id"] or "").strip(), (row["label"] or "").strip(), "csv")
                 recorded += 1
             except InputError as error:
                 refused.append(f"line {reader.line_num}: {error}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tire_pipeline.errors import GateRefused, InputError
+from tire_pipeline.errors import GateRefused, InputError, TireError
 from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef
 from tire_pipeline.steps.candidates import answers_on_test
 from tire_pipeline.steps.data import split_of
@@ -38,15 +38,21 @@ def stage(
     metric: str,
     *,
     snapshot_digest: str | None = None,
+    target: str = "staging",
     run_key: str = "",
     actor: str = "pipeline",
     services: Services | None = None,
 ) -> ModelRef:
-    """Put the registered version with the best `test/<metric>` of a snapshot (default: the newest) into staging."""
+    """Put the registered version with the best `test/<metric>` of a snapshot (default: the newest) into staging.
+
+    GateRefused when `target`, as far as the run was asked to go, is `none`.
+    """
     from tire_pipeline.metrics import canonical, names
 
-    s = live(services)
+    if target == "none":
+        raise GateRefused("The run was asked to promote nothing; the candidates stay registered.")
     metric = canonical(metric, names(has_positive=True))
+    s = live(services)
     registry = _registry(s, actor=actor, run_key=run_key)
     digest = snapshot_digest or s.ledger.newest_snapshot()
     return registry.stage(registry.best(metric, snapshot_digest=digest))
@@ -70,6 +76,7 @@ def produce(
     *,
     threshold: float | None = None,
     model: ModelRef | None = None,
+    target: str = "production",
     run_key: str = "",
     actor: str = "pipeline",
     services: Services | None = None,
@@ -77,18 +84,20 @@ def produce(
     """Put the staged model (or `model`) into production if the gate lets it; GateRefused says why not.
 
     The champion is scored again on the same test images. `threshold` is the metric's absolute bar; without one, only
-    the comparison with the champion counts.
+    the comparison with the champion counts. `target` is as far as the run was asked to go.
     """
     from tire_pipeline.metrics import canonical, names
     from tire_pipeline.registry.gate import Gate, decide
 
-    s = live(services)
+    if target != "production":
+        raise GateRefused(f"The run was asked to promote as far as {target}; production was not touched.")
     metric = canonical(metric, names(has_positive=True))
+    s = live(services)
     registry = _registry(s, actor=actor, run_key=run_key)
     model = model or registry.staged()
     champion = registry.champion()
     comparison, value = _compare(s, model, champion.version if champion else None, metric)
-    gate = Gate(metric, _default_bar(metric) if threshold is None else threshold)
+    gate = Gate(metric, threshold)
     decision = decide(value, gate, comparison)
     evidence = {
         "gate": asdict(gate),
@@ -154,16 +163,18 @@ def report(
     return text
 
 
+def note_run(dag_id: str, run_id: str, text: str, *, services: Services | None = None) -> None:
+    """Put the text on the pipeline run's page. A note that cannot be written is logged and fails nothing."""
+    try:
+        live(services).orchestrator.set_note(dag_id, run_id, text)
+    except TireError as error:
+        log.warning("the run's note could not be written: %s It is: %s", error, text)
+
+
 def _registry(s: Services, *, actor: str, run_key: str) -> Registry:
     from tire_pipeline.registry.lifecycle import Registry
 
     return Registry(s.tracking, s.ledger, actor=actor, run_key=run_key)
-
-
-def _default_bar(metric: str) -> float:
-    from tire_pipeline.metrics import LOWER_IS_BETTER
-
-    return float("inf") if metric in LOWER_IS_BETTER else float("-inf")
 
 
 def _version_tags(s: Services, model: ModelRef) -> dict[str, str]:
@@ -175,13 +186,14 @@ def _version_tags(s: Services, model: ModelRef) -> dict[str, str]:
 
 def _compare(s: Services, model: ModelRef, champion_version: int | None, metric: str) -> tuple[Any, float]:
     """(comparison with the champion or None, the candidate's value) on the test side of the candidate's own split."""
-    from tire_pipeline.metrics import paired_difference, point
+    from tire_pipeline.metrics import canonical, names, paired_difference, point
     from tire_pipeline.registry.gate import Comparison
 
     versions = {v.version: v.tags for v in s.tracking.versions()}
     tags = versions[model.version]
     split_ref = split_of(s, tags)
     candidate = answers_on_test(s, tags["tire.key"], split_ref)
+    metric = canonical(metric, names(has_positive=candidate.scored.positive is not None))
     value = point(candidate.scored)[metric]
     if champion_version is None or champion_version == model.version:
         return None, value

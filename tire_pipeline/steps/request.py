@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class RunRequest:
 def check_request(form: Mapping[str, Any]) -> RunRequest:
     """The request that a trigger form makes. Raises InputError for any field that cannot be used, known or not."""
     from tire_pipeline.metrics import canonical, names
-    from tire_pipeline.training.config import TrainingConfig, check_candidates, merge_form
+    from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates
 
     own = {"dataset_version", "candidates", "metric", "threshold", "target", "seed", "approval"}
     training = merge_form({k: v for k, v in form.items() if k not in own})
@@ -47,17 +48,35 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
         raise InputError(f"target is {target!r}, but must be one of {', '.join(TARGETS)}.")
     request = replace(
         default,
-        candidates=tuple(check_candidates(list(form.get("candidates") or default.candidates))),
+        candidates=tuple(parse_candidates(form.get("candidates") or list(default.candidates))),
         metric=canonical(str(form.get("metric") or default.metric), names(has_positive=True)),
-        threshold=float(form["threshold"]) if form.get("threshold") is not None else default.threshold,
+        threshold=_number(form, "threshold", default.threshold),
         target=target,
-        seed=int(form.get("seed") or 0),
+        seed=_whole(form, "seed", default.seed),
         training=tuple(sorted(training.items())),
         approval=bool(form.get("approval")),
     )
     for candidate in request.candidates:  # a configuration that cannot be used is refused before anything starts
         training_config(request, candidate)
     return request
+
+
+def _number(form: Mapping[str, Any], field: str, default: float) -> float:
+    value = default if form.get(field) in (None, "") else form[field]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{field} is {value!r}, but must be a number.")
+    return number
+
+
+def _whole(form: Mapping[str, Any], field: str, default: int) -> int:
+    number = _number(form, field, default)
+    if number != int(number):
+        raise InputError(f"{field} is {form[field]!r}, but must be a whole number.")
+    return int(number)
 
 
 def training_config(request: RunRequest, candidate: str) -> TrainingConfig:

@@ -5,6 +5,7 @@ Tables live in the schema `tire`; alembic's migrations beside this module own th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,10 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.dialects.postgresql import JSONB, UUID, insert
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from tire_pipeline.errors import InputError, ServiceUnavailable
 from tire_pipeline.refs import digest_of
@@ -53,7 +52,7 @@ class Ledger:
     """The ledger's rows. Every write is one transaction; those that can be repeated are idempotent."""
 
     def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
+        self._engine = _engine(url, pool_pre_ping=True, pool_size=2)
 
     def record_snapshot(self, *, digest: str, version: str, num_images: int, classes: Sequence[str]) -> None:
         """Note that `version` reads as `digest`; repeating it changes nothing."""
@@ -81,6 +80,7 @@ class Ledger:
         run_key: str,
     ) -> None:
         """Append one step of a model's life. `action`: registered, staged, produced, refused or rolled_back."""
+        proof = _jsonable(evidence)
         row = {
             "actor": actor,
             "action": action,
@@ -88,15 +88,19 @@ class Ledger:
             "from_version": from_version,
             "to_version": to_version,
             "reason": reason,
-            "evidence": dict(evidence),
-            "evidence_digest": digest_of(dict(evidence)),
+            "evidence": proof,
+            "evidence_digest": digest_of(proof),
             "run_key": run_key,
         }
         self._run(promotions.insert().values(row))
 
-    def promotions(self, *, model: str, run_key: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
-        """The model's history, newest first; only that of one pipeline run where `run_key` is given."""
+    def promotions(
+        self, *, model: str, run_key: str | None = None, actions: Sequence[str] = (), limit: int = 200
+    ) -> list[dict[str, Any]]:
+        """The model's history, newest first; only that of one pipeline run, or only these actions, where given."""
         query = promotions.select().where(promotions.c.model == model)
+        if actions:
+            query = query.where(promotions.c.action.in_(actions))
         if run_key is not None:
             query = query.where(promotions.c.run_key == run_key)
         return self._rows(query.order_by(promotions.c.id.desc()).limit(limit))
@@ -107,11 +111,13 @@ class Ledger:
             self._run(insert(predictions).on_conflict_do_nothing(), [dict(r) for r in rows])
 
     def record_feedback(self, prediction_id: str, label: str, source: str) -> None:
-        """What a person says the image really shows. Raises InputError for an unknown prediction."""
+        """What a person says the image really shows. Raises InputError for an unknown prediction or an empty label."""
+        if not label:
+            raise InputError(f"The feedback on prediction {prediction_id} has no label. Name the class that it shows.")
         row = {"prediction_id": prediction_id, "label": label, "source": source}
         try:
             self._run(feedback.insert().values(row))
-        except IntegrityError:
+        except (IntegrityError, DataError):  # not there, or no UUID at all
             raise InputError(
                 f"There is no prediction {prediction_id}. Its id stands in the answer of /predict as `prediction_id`; "
                 "a fresh one is known within seconds."
@@ -134,7 +140,7 @@ class Ledger:
 
     def record_window(self, *, start: datetime, end: datetime, metrics: Mapping[str, Any]) -> None:
         """The figures of one monitoring window; computed again, they replace the earlier ones."""
-        row = {"start": start, "end": end, "metrics": dict(metrics)}
+        row = {"start": start, "end": end, "metrics": _jsonable(metrics)}
         statement = insert(windows).values(row)
         self._run(statement.on_conflict_do_update(index_elements=["start", "end"], set_={"metrics": row["metrics"]}))
 
@@ -183,13 +189,16 @@ class Ledger:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             raise _unavailable(error) from error
 
 
 def migrate(url: str) -> None:
     """Bring the schema `tire` to this version's shape. Safe to repeat and to call from several processes at once."""
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5})
+    from alembic import command  # noqa: PLC0415  (the server never migrates and need not load it)
+    from alembic.config import Config  # noqa: PLC0415
+
+    engine = _engine(url, poolclass=sa.pool.NullPool)
     config = Config()
     config.set_main_option("script_location", str(files("tire_pipeline.stores") / "migrations"))
     try:
@@ -200,6 +209,25 @@ def migrate(url: str) -> None:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise _unavailable(error) from error
+
+
+def _engine(url: str, **options: Any) -> sa.Engine:
+    try:
+        return sa.create_engine(url, connect_args={"connect_timeout": 5}, **options)
+    except ArgumentError:  # its text may hold the password
+        raise InputError(
+            "TIRE_LEDGER_URL is no address of a PostgreSQL database; it looks like postgresql+psycopg2://USER:"
+            "PASSWORD@HOST:5432/DATABASE."
+        ) from None
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON as PostgreSQL takes it: it knows neither NaN nor infinity, which become words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    return [_jsonable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _unavailable(error: DBAPIError) -> ServiceUnavailable:

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from tire_pipeline.errors import InputError, ServiceUnavailable, TireError
 from tire_pipeline.settings import Settings
@@ -101,7 +107,7 @@ class ObjectStore:
 
     def download_folder(self, prefix: str, folder: Path) -> Path:
         """Copy everything below `prefix` into `folder` (made if missing); existing files are overwritten."""
-        infos = list(self.list(prefix))
+        infos = [i for i in self.list(prefix) if not i.key.endswith("/")]  # S3's console makes folders like that
         if not infos:
             raise InputError(f"s3://{self.bucket}/{prefix} is empty: there is nothing to download.")
         for info, data in zip(infos, self.get_many([i.key for i in infos]), strict=True):
@@ -147,6 +153,13 @@ class ObjectStore:
             raise self._explain(error, key) from error
 
     def _explain(self, error: ClientError | BotoCoreError, key: str) -> TireError:
+        if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+            return InputError(
+                f"No key pair for S3 at {self._where} was found. Set TIRE_S3_ACCESS_KEY_ID and "
+                "TIRE_S3_SECRET_ACCESS_KEY, or log in to AWS; `tire up` starts a stack with its own."
+            )
+        if isinstance(error, ParamValidationError):
+            return InputError(f"S3 cannot be asked for s3://{self.bucket}/{key}: {error}. Check TIRE_BUCKET.")
         if not isinstance(error, ClientError):
             return ServiceUnavailable(
                 f"S3 at {self._where} did not answer ({type(error).__name__}). Is it running? `tire status` tells; "
@@ -169,22 +182,31 @@ class ObjectStore:
 
 
 def connect(settings: Settings) -> ObjectStore:
-    """The bucket of the settings. Contacts nothing yet; clients may be shared by threads, not by processes."""
+    """The bucket of the settings. Contacts nothing yet; clients may be shared by threads, not by processes.
+
+    Raises InputError for an endpoint that is no URL, or for half a key pair.
+    """
     secret = settings.s3_secret_access_key
     key_id = settings.s3_access_key_id
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url or None,
-        region_name=settings.s3_region,
-        aws_access_key_id=key_id.get_secret_value() if key_id else None,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(
-            max_pool_connections=2 * WORKERS,
-            retries={"mode": "standard", "total_max_attempts": 4},
-            connect_timeout=5,
-            s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
-        ),
-    )
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url or None,
+            region_name=settings.s3_region,
+            aws_access_key_id=key_id.get_secret_value() if key_id else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                max_pool_connections=2 * WORKERS,
+                retries={"mode": "standard", "total_max_attempts": 4},
+                connect_timeout=5,
+                s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
+            ),
+        )
+    except (ValueError, BotoCoreError) as error:
+        raise InputError(
+            f"S3 cannot be addressed: {error}. TIRE_S3_ENDPOINT_URL looks like http://HOST:PORT (empty for AWS), and "
+            "TIRE_S3_ACCESS_KEY_ID and TIRE_S3_SECRET_ACCESS_KEY are set both or neither."
+        ) from None
     return ObjectStore(client, bucket=settings.bucket, where=settings.s3_endpoint_url or "AWS")
 
 

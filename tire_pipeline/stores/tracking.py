@@ -28,6 +28,8 @@ class Tracking:
     """One project's experiment and registered model."""
 
     def __init__(self, url: str, *, project: str) -> None:
+        if not url.startswith(("http://", "https://")):  # MLflow would take it for a folder
+            raise InputError(f"TIRE_MLFLOW_URL is {url!r}, but must be an address such as http://127.0.0.1:5000.")
         self._client, self._url, self.project = MlflowClient(tracking_uri=url, registry_uri=url), url, project
 
     def start_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -97,8 +99,13 @@ class Tracking:
 
     def versions(self) -> Sequence[RegisteredVersion]:
         """Every registered version, newest first."""
+        found: list[Any] = []
+        token: str | None = None
         with self._errors():
-            found = self._client.search_model_versions(f"name = '{self.project}'", max_results=1000)
+            while token != "":
+                page = self._client.search_model_versions(f"name = '{self.project}'", page_token=token)
+                found += page
+                token = page.token or ""
         return sorted(
             (RegisteredVersion(int(v.version), v.run_id or "", dict(v.tags)) for v in found), key=lambda v: -v.version
         )
@@ -119,7 +126,8 @@ class Tracking:
 
     def run_url(self, run_id: str) -> str:
         """Address of the run's page."""
-        return f"{self._url}/#/experiments/{self._experiment()}/runs/{run_id}"
+        with self._errors():
+            return f"{self._url}/#/experiments/{self._experiment()}/runs/{run_id}"
 
     def _experiment(self) -> str:
         experiment = self._client.get_experiment_by_name(self.project)

@@ -1,4 +1,4 @@
-"""The key of a training: the same snapshot, split, configuration and code give the same bundle, so it is made once."""
+"""The key of a training: what a bundle follows from, by digest. The same key, the same bundle, so it is made once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from tire_pipeline.training.config import TrainingConfig
 SOURCES = ("training", "models", "imaging.py", "bundle.py", "metrics.py", "datasets/cache.py", "splits")
 
 
-def parts(split: SplitRef, config: TrainingConfig) -> dict[str, Any]:
+def parts(split: SplitRef, config: TrainingConfig, positive_class: str | None) -> dict[str, Any]:
     """What the key is made of, by name."""
     return {
         "snapshot": split.snapshot.digest,
         "split": split.digest,
         "config": config.as_dict(),
+        "positive_class": positive_class,
         "code": code_digest(),
     }
 
 
-def cache_key(split: SplitRef, config: TrainingConfig) -> str:
+def cache_key(split: SplitRef, config: TrainingConfig, positive_class: str | None) -> str:
     """32 hex digits over the parts."""
-    return digest_of(parts(split, config))[:32]
+    return digest_of(parts(split, config, positive_class))[:32]
 
 
 def code_digest() -> str:

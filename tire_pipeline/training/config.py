@@ -6,8 +6,7 @@ Light on purpose: the Airflow form and the command line read it without loading 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -61,14 +60,10 @@ class TrainingConfig:
         return asdict(self)
 
 
-def parse_candidates(text: str) -> list[str]:
-    """Candidate names out of `cnn,resnet18` or a JSON list; InputError for an unknown one or none."""
-    names = json.loads(text) if text.lstrip().startswith("[") else [n.strip() for n in text.split(",") if n.strip()]
-    return check_candidates(names)
-
-
-def check_candidates(names: list[str]) -> list[str]:
-    """The names without repetition, in their order; InputError for an unknown one or none."""
+def parse_candidates(given: str | Sequence[str]) -> list[str]:
+    """Candidate names out of a list or `cnn,resnet18`, once each in their order; InputError for an unknown one or
+    none."""
+    names = [n.strip() for n in given.split(",") if n.strip()] if isinstance(given, str) else list(given)
     unique = list(dict.fromkeys(names))
     if not unique:
         raise InputError(f"No candidate was named. Choose from: {', '.join(RECIPES)}.")

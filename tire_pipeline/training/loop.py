@@ -56,7 +56,7 @@ def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, 
     log.info("training %s on %s, %d threads", config.model_type, device, torch.get_num_threads())
     model = build(config.model_type, num_classes=examples.num_classes, seed=config.seed)
     model = model.to(device).to(memory_format=torch.channels_last)
-    steps = config.epochs * math.ceil(len(examples.train) / config.batch_size)
+    steps = config.epochs * _num_batches(len(examples.train), config.batch_size)
     optimizer = _optimizer(model, config)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(config.seed)
@@ -71,6 +71,11 @@ def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, 
         if metrics["val/loss"] < best_loss:
             best_loss, fitted.best_epoch = metrics["val/loss"], epoch
             fitted.model = copy.deepcopy(model)
+    if best_loss == math.inf:
+        raise TireError(
+            f"The validation loss of {config.model_type} was never a number in {config.epochs} epochs. Lower "
+            f"--learning-rate (it is {config.learning_rate:g})."
+        )
     fitted.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     return fitted
 
@@ -140,8 +145,12 @@ def _loss(logits_BK: Tensor, y_B: Tensor, config: TrainingConfig) -> Tensor:
 
 
 def _batches(rows: Ints, size: int) -> Iterator[Ints]:
-    """Near-equal parts of at most `size`: no last batch of one image, which batch norm cannot take."""
-    yield from np.array_split(rows, math.ceil(len(rows) / size))
+    """Near-equal parts of at most `size` (3 where it is 2): none of one image, which batch norm cannot take."""
+    yield from np.array_split(rows, _num_batches(len(rows), size))
+
+
+def _num_batches(num_images: int, size: int) -> int:
+    return max(1, min(math.ceil(num_images / size), num_images // 2))
 
 
 def _load(images_NHWC: Pixels, rows: Ints, device: torch.device) -> Tensor:

@@ -43,9 +43,11 @@ class Job:
     tags: Mapping[str, str]
 
 
-def find_cached(objects: ObjectStore, split: SplitRef, config: TrainingConfig) -> TrainedRef | None:
+def find_cached(
+    objects: ObjectStore, split: SplitRef, config: TrainingConfig, *, positive_class: str | None
+) -> TrainedRef | None:
     """The finished training of this key, or None."""
-    key = cache_key(split, config)
+    key = cache_key(split, config, positive_class)
     if objects.head(result_key(key)) is None:
         return None
     log.info("candidate %s: served from the cache, key %s", config.model_type, key)
@@ -65,7 +67,7 @@ def run(
     on_epoch: Callable[[int, EpochMetrics], None] = lambda *_: None,
 ) -> TrainedRef:
     """Train, export, store. result.json is written last: with it, everything else is there. Safe to repeat."""
-    key = cache_key(job.split, job.config)
+    key = cache_key(job.split, job.config, job.positive_class)
     start = time.monotonic()
     with _tracked_run(tracking, job, key) as run_id, tempfile.TemporaryDirectory(prefix="tire-train-") as tmp:
 

@@ -60,7 +60,7 @@ def _judge(index: pd.DataFrame, limits: Limits) -> list[Verdict]:
     labelled = readable[readable["label"] != ""] if "label" in readable else readable
     counts = labelled["label"].value_counts() if "label" in labelled else pd.Series(dtype=int)
     classes = pd.DataFrame({"label": counts.index.astype(str), "count": counts.to_numpy()})
-    summary = pd.DataFrame({"bad_share": [1 - len(readable) / len(index) if len(index) else 1.0]})
+    summary = pd.DataFrame({"bad_share": [(len(index) - len(readable)) / len(index) if len(index) else 1.0]})
     return [
         *_run(labelled, _index_suite(limits), naming="path"),
         *_run(classes, _class_suite(limits), naming="label"),

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tire_pipeline.bundle import softmax
+from tire_pipeline.training.augment import augment
+from tire_pipeline.training.export import choose_threshold, fit_temperature, review_band
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_logits_is_found(true_temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    z_NK = rng.normal(0, 2, (20_000, 3))
+    y_N = np.array([rng.choice(3, p=p) for p in softmax(z_NK).astype(float) / softmax(z_NK).sum(1, keepdims=True)])
+    assert fit_temperature(z_NK * true_temperature, y_N) == pytest.approx(true_temperature, rel=0.05)
+
+
+def test_the_threshold_is_the_middle_of_the_widest_gap_that_separates_best() -> None:
+    truth = np.array([True, True, False, False])
+    assert choose_threshold(np.array([0.9, 0.5, 0.1, 0.2]), truth) == pytest.approx(0.35)
+    assert choose_threshold(np.array([0.9, 0.1, 0.3, 0.05]), truth) == pytest.approx(0.6)
+
+
+def test_the_threshold_stays_inside_where_the_scores_are_certain() -> None:
+    assert choose_threshold(np.array([1.0, 0.0]), np.array([True, False])) == 0.5
+    assert choose_threshold(np.array([1.0, 0.999]), np.array([True, False])) == 0.98
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.98])
+def test_the_review_band_holds_the_threshold_and_stays_within_probabilities(threshold: float) -> None:
+    low, high = review_band(threshold)
+    assert 0 <= low < threshold < high <= 1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_augmentation_keeps_shape_and_range_and_follows_its_generator(size: tuple[int, int]) -> None:
+    x_BCHW = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
+    first, again, other = (
+        augment(x_BCHW, policy="light", generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
+    assert first.shape == x_BCHW.shape
+    assert first.min() >= 0
+    assert first.max() <= 255
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, x_BCHW)
+    assert torch.equal(augment(x_BCHW, policy="none", generator=torch.Generator()), x_BCHW)

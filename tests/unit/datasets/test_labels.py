@@ -1,0 +1,51 @@
+import pytest
+
+from tire_pipeline.datasets.labels import Columns, Labelled, from_csv, from_folders, read_text
+from tire_pipeline.errors import InputError
+
+
+def test_a_folder_is_a_class_and_given_splits_stand_above_it() -> None:
+    assert from_folders(["good/1.jpg", "good/a/2.jpg", "test/bad/3.jpg", "train/4.jpg", "5.jpg"]) == {
+        "good/1.jpg": Labelled("good"),
+        "good/a/2.jpg": Labelled("good"),
+        "test/bad/3.jpg": Labelled("bad", split="test"),
+        "train/4.jpg": Labelled("train"),  # one folder alone is a class, whatever its name
+        "5.jpg": Labelled(""),
+    }
+
+
+def test_rows_give_label_group_and_split_and_an_empty_label_is_for_prediction_only() -> None:
+    text = "path,label,group,split,note\n./a b/ü.jpg, good ,t1,train,x\n2.jpg,,,,\n"
+    assert from_csv(text) == {"a b/ü.jpg": Labelled("good", "t1", "train"), "2.jpg": Labelled()}
+
+
+def test_columns_can_have_other_names() -> None:
+    columns = Columns(path="image_path", label="target", group="tyre")
+    assert from_csv("image_path,target,tyre\n1.jpg,bad,7\n", columns=columns) == {"1.jpg": Labelled("bad", "7")}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,class\n1.jpg,good\n", "no column 'label'; it has 'path', 'class'"),
+        ("path;label\n1.jpg;good\n", "no column 'path'; it has 'path;label'"),
+        ("", "no column 'path'; it has no header"),
+        ("path,label\n1.jpg,good\n./1.jpg,bad\n", "line 3, gives '1.jpg' twice"),
+        ("path,label\n,good\n", "line 2, has no path"),
+        ("path,label,split\n1.jpg,good,valid\n", "line 2: the split 'valid' is none of train, val, test"),
+    ],
+)
+def test_a_labels_file_that_cannot_be_used_is_refused_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        from_csv(text)
+    assert said in str(refused.value)
+
+
+def test_excels_mark_before_the_header_is_no_part_of_a_column() -> None:
+    text = read_text("\ufeffpath,label\n1.jpg,gut\n".encode(), where="labels.csv")
+    assert from_csv(text) == {"1.jpg": Labelled("gut")}
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_byte_and_the_fix() -> None:
+    with pytest.raises(InputError, match=r"v1/labels.csv is not UTF-8 \(byte 12 is 0xfc\). Save it as 'CSV UTF-8'"):
+        read_text("path,label\n1ü.jpg,good\n".encode("cp1252"), where="v1/labels.csv")

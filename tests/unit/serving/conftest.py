@@ -1,0 +1,119 @@
+"""Real servers in a thread, and tiny real bundles: mean colour through a linear layer, so the right answer is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from onnx import TensorProto, helper
+
+from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.imaging import Preprocessing, encode_png, prepare
+
+CLASSES = ["defective", "good"]
+MakeBundle = Callable[..., Bundle]
+Serve = Callable[[FastAPI], httpx.Client]
+
+
+def solid(red: int, green: int, *, size: int = 24) -> np.ndarray:
+    """One colour, (H, W, 3): red looks defective, green looks good."""
+    return np.full((size, size, 3), (red, green, 0), np.uint8)
+
+
+def write_model(path: Path, *, gain: float, size: int) -> None:
+    """logits = gain · (mean red, mean green) of the normalised picture."""
+    weights = np.array([[gain, 0, 0], [0, gain, 0]], np.float32).T
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        ],
+        "colour",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["B", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 2])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
+            helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """Write a bundle; `gain` sets how sure it is, and so its digest. `lie` makes its golden answers wrong."""
+
+    def make(name: str = "bundle", *, gain: float = 1.0, lie: float = 0.0, size: int = 16) -> Bundle:
+        path = tmp_path / name
+        path.mkdir()
+        write_model(path / "model.onnx", gain=gain, size=size)
+        bundle = Bundle(
+            path=path,
+            classes=CLASSES,
+            positive_class="defective",
+            preprocessing=Preprocessing(height=size, width=size),
+            candidate="tiny",
+            snapshot_digest="0" * 64,
+            review_band=(0.4, 0.6),
+        )
+        pixels = [solid(200, 30), solid(30, 200)]
+        x_BCHW = np.stack([prepare(p, bundle.preprocessing) for p in pixels])
+        return bundle.with_golden(pixels, Session(bundle).probabilities(x_BCHW) + np.float32(lie)).save()
+
+    return make
+
+
+@pytest.fixture
+def red_png() -> bytes:
+    return encode_png(solid(220, 20))
+
+
+@pytest.fixture
+def green_png() -> bytes:
+    return encode_png(solid(20, 220))
+
+
+class ThreadedServer(uvicorn.Server):
+    """uvicorn on a free port, which says when it is there."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: object = None) -> None:
+        await super().startup()
+        self.ready.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of a real server, which is drained at the end."""
+    server = ThreadedServer(app)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.ready.wait(20)
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with ExitStack() as stack:
+        yield lambda app: stack.enter_context(running(app))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tire_pipeline.bundle import Bundle, Session, softmax
+from tire_pipeline.errors import InputError
+from tire_pipeline.imaging import Preprocessing
+
+
+def made(path: Path, **given: Any) -> Bundle:
+    """A saved bundle whose model is no model: enough for all but asking it."""
+    path.mkdir(exist_ok=True)
+    (path / "model.onnx").write_bytes(b"weights")
+    defaults: dict[str, Any] = {"classes": ["defective", "good"], "positive_class": "defective"}
+    fixed = {"preprocessing": Preprocessing(32, 48), "candidate": "cnn", "snapshot_digest": "d"}
+    return Bundle(path=path, **{**defaults, **fixed, **given}).save()
+
+
+def test_a_bundle_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    golden = {"golden/00.png": [0.25, 0.75]}
+    bundle = made(tmp_path / "b", temperature=1.5, threshold=0.3, review_band=(0.2, 0.4), golden=golden)
+    assert Bundle.load(tmp_path / "b") == bundle
+    assert len(bundle.digest) == 64
+
+
+def test_the_same_files_give_the_same_digest_wherever_they_lie(tmp_path: Path) -> None:
+    digests = [made(tmp_path / name).digest for name in ("a", "b")]
+    assert digests[0] == digests[1]
+    assert made(tmp_path / "c", threshold=0.6).digest != digests[0]
+
+
+def test_a_changed_file_a_missing_file_and_a_changed_manifest_are_seen(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"weighty")
+    with pytest.raises(InputError, match=r"model\.onnx is damaged: its sha256 is .* Download it again"):
+        Bundle.load(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(InputError, match=r"lacks model\.onnx"):
+        Bundle.load(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    record = json.loads((tmp_path / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps({**record, "threshold": 0.1}))
+    assert Bundle.load(tmp_path).digest != bundle.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "is no bundle: it has no bundle.json"), ("{", "is damaged"), ('{"format": 99}', "not of bundle format 1")],
+)
+def test_what_is_no_bundle_is_said_so(tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.90, ("defective", "defective")),
+        (0.60, ("defective", "defective")),
+        (0.59, ("defective", "review")),
+        (0.50, ("defective", "review")),
+        (0.49, ("good", "review")),
+        (0.40, ("good", "good")),
+        (0.10, ("good", "good")),
+    ],
+)
+def test_a_positive_class_is_decided_by_its_threshold_and_band(tmp_path: Path, p: float, expected: Any) -> None:
+    bundle = made(tmp_path, threshold=0.5, review_band=(0.4, 0.6))
+    label, probability, decision = bundle.decide([p, 1 - p])
+    assert (label, decision) == expected
+    assert probability == pytest.approx(p if label == "defective" else 1 - p)
+
+
+def test_below_the_threshold_the_best_of_the_other_classes_is_named(tmp_path: Path) -> None:
+    bundle = made(tmp_path, classes=["cut", "defective", "good"], threshold=0.9, review_band=(0.9, 0.9))
+    assert bundle.decide([0.3, 0.6, 0.1]) == ("cut", 0.3, "good")
+
+
+def test_without_a_positive_class_the_most_probable_is_accepted_or_reviewed(tmp_path: Path) -> None:
+    bundle = made(tmp_path, classes=["a", "b", "c"], positive_class=None, review_band=(0.5, 0.6))
+    assert bundle.decide([0.2, 0.7, 0.1]) == ("b", 0.7, "accept")
+    assert bundle.decide([0.3, 0.4, 0.3]) == ("b", 0.4, "review")
+
+
+def test_golden_images_are_kept_without_loss(tmp_path: Path) -> None:
+    pixels = [np.full((32, 48, 3), i, np.uint8) for i in range(3)]
+    p_NK = np.array([[0.1, 0.9], [0.5, 0.5], [1 / 3, 2 / 3]], np.float32)
+    made(tmp_path).with_golden(pixels, p_NK).save()
+    golden = Bundle.load(tmp_path).golden_images()
+    assert [expected for _, expected in golden] == [[0.1, 0.9], [0.5, 0.5], [0.333333, 0.666667]]
+    assert golden[1][0].startswith(b"\x89PNG")
+
+
+def test_a_model_that_onnxruntime_cannot_load_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"):
+        Session(made(tmp_path))
+
+
+def test_softmax_sums_to_one_and_does_not_overflow() -> None:
+    p_BK = softmax(np.array([[1000.0, 999.0], [-1000.0, 0.0]], np.float32))
+    assert p_BK.sum(axis=1) == pytest.approx([1, 1])
+    assert p_BK[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))

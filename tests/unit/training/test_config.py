@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.training.config import RECIPES, TrainingConfig, merge_form, parse_candidates
+
+
+@pytest.mark.parametrize("model_type", RECIPES)
+def test_every_recipe_is_a_valid_configuration(model_type: str) -> None:
+    assert TrainingConfig.of(model_type).as_dict()["model_type"] == model_type
+
+
+def test_overrides_beat_the_recipe_and_none_leaves_it() -> None:
+    config = TrainingConfig.of("resnet18", epochs=3, learning_rate=None)
+    assert (config.epochs, config.learning_rate) == (3, RECIPES["resnet18"]["learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("learning_rate", -0.1, "learning_rate is -0.1, but must be between 1e-08 and 10"),
+        ("learning_rate", math.nan, "learning_rate is nan, but must be between"),
+        ("learning_rate", "0.1", "learning_rate is '0.1', but must be a number"),
+        ("epochs", 0, "epochs is 0, but must be between 1 and 10000"),
+        ("epochs", 2.5, "epochs is 2.5, but must be a whole number"),
+        ("epochs", True, "epochs is True, but must be a whole number"),
+        ("batch_size", 1, "batch_size is 1, but must be between 2 and 4096"),
+        ("optimizer_type", "adm", "optimizer_type is 'adm', did you mean 'adam'? (known: adam, adamw, sgd)"),
+        ("loss", "hinge", "loss is 'hinge' (known: cross_entropy, focal)"),
+        ("augmentation", "lite", "augmentation is 'lite', did you mean 'light'?"),
+        ("image_height", 16, "image_height is 16, but must be between 32 and 2048"),
+        ("seed", -1, "seed is -1"),
+        ("weight_decay", 2, "weight_decay is 2"),
+        ("label_smoothing", 0.6, "label_smoothing is 0.6"),
+        ("threads", -1, "threads is -1"),
+        ("image_width", 5000, "image_width is 5000"),
+    ],
+)
+def test_each_field_that_cannot_be_used_is_named_with_what_is_allowed(field: str, value: Any, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        TrainingConfig.of("cnn", **{field: value})
+    assert said in str(refused.value)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(InputError, match=r"model_type is 'resnet19', did you mean 'resnet18'\?.*; epochs is 0"):
+        TrainingConfig("resnet19", epochs=0)
+
+
+def test_an_unknown_option_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"Unknown training options: lr. Known are: .*learning_rate"):
+        TrainingConfig.of("cnn", lr=0.1)
+
+
+@pytest.mark.parametrize("given", ["cnn, resnet18,cnn", ["cnn", "resnet18", "cnn"]])
+def test_candidates_are_named_once_each_in_their_order(given: Any) -> None:
+    assert parse_candidates(given) == ["cnn", "resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("cnm", "did you mean 'cnn'"), ("", "No candidate was named"), ([], "Choose from: cnn")]
+)
+def test_candidates_that_do_not_exist_are_refused(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_candidates(given)
+
+
+def test_empty_fields_of_a_form_leave_the_recipe() -> None:
+    assert merge_form({"epochs": 5, "loss": "", "seed": None, "dataset_version": "v1"}) == {"epochs": 5}

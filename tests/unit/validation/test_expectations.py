@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tire_pipeline.errors import TireError
+from tire_pipeline.validation import expectations, report
+from tire_pipeline.validation.expectations import Limits, judge
+
+
+def index(**counts: int) -> pd.DataFrame:
+    """An index that passes, with so many images a class."""
+    labels = [label for label, n in (counts or {"good": 50, "bad": 50}).items() for _ in range(n)]
+    n = len(labels)
+    return pd.DataFrame(
+        {
+            "path": [f"{label}/{i}.jpg" for i, label in enumerate(labels)],
+            "key": [f"datasets/v1/{label}/{i}.jpg" for i, label in enumerate(labels)],
+            "sha256": [f"{i:064x}" for i in range(n)],
+            "bytes": 1000,
+            "label": labels,
+            "group": [f"g{i}" for i in range(n)],
+            "width": 320,
+            "height": 240,
+            "format": "JPEG",
+            "brightness": 100.0,
+            "error": "",
+        }
+    )
+
+
+def refused(frame: pd.DataFrame, limits: Limits | None = None) -> dict[str, str]:
+    """Each demand that failed, and what was found; without the canaries, which take five times as long."""
+    return {v.demand: v.found for v in expectations._judge(frame, limits or Limits()) if not v.ok}
+
+
+def test_a_good_index_passes_every_expectation() -> None:
+    verdicts = judge(index(), Limits())
+    assert all(v.ok for v in verdicts)
+    assert len({v.demand for v in verdicts}) == len(verdicts) >= 18
+
+
+def test_a_single_class_is_refused() -> None:
+    assert refused(index(good=50)) == {"there are at least two classes": "found 1"}
+
+
+def test_a_class_with_fewer_than_ten_images_is_refused_by_name() -> None:
+    (found,) = refused(index(good=50, cut=9)).values()
+    assert "cut" in found
+    assert "good" not in found
+    assert refused(index(good=50, cut=10)) == {}
+
+
+def test_too_few_images_are_refused() -> None:
+    found = refused(index(good=10, bad=9), Limits(images_per_class_min=5))
+    assert found == {"there are at least 20 readable, labelled images": "found 19"}
+
+
+@pytest.mark.parametrize(("bad", "ok"), [(0, True), (1, True), (2, False)])
+def test_over_one_percent_of_unreadable_files_refuses_and_one_percent_does_not(bad: int, ok: bool) -> None:
+    frame = index()
+    frame.loc[: bad - 1, "error"] = "truncated"
+    found = refused(frame)
+    assert (found == {}) is ok
+    if not ok:
+        assert list(found) == ["at most 1.0% of the files are unreadable"]
+        assert refused(frame, Limits(bad_max=0.05)) == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "demand"),
+    [
+        ("width", 16, "every image has a width of at least 32 pixels"),
+        ("height", 31, "every image has a height of at least 32 pixels"),
+        ("path", "good/0.jpg", "every path stands once"),
+        ("sha256", "abc", "every image has a sha256"),
+        ("group", None, "every image has a value for group"),
+        ("brightness", None, "every image has a value for brightness"),
+    ],
+)
+def test_each_fault_of_a_row_is_refused_alone_and_names_the_image(column: str, value: Any, demand: str) -> None:
+    frame = index()
+    frame.loc[70, column] = value
+    found = refused(frame)
+    assert list(found) == [demand]
+    assert "bad/70.jpg" in found[demand] or column == "path"
+
+
+def test_unlabelled_images_count_neither_as_a_class_nor_as_a_fault() -> None:
+    frame = pd.concat([index(), index(x=30).assign(label="", path=lambda f: "new/" + f["path"])], ignore_index=True)
+    assert refused(frame) == {}
+
+
+def test_an_empty_index_is_refused() -> None:
+    assert "there are at least 20 readable, labelled images" in refused(index().iloc[:0])
+
+
+def test_a_suite_that_lets_a_canary_pass_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expectations, "_canaries", lambda: {"harmless": index()})
+    with pytest.raises(TireError, match="let the harmless canary pass"):
+        judge(index(), Limits())
+
+
+@pytest.mark.parametrize("name", ["empty", "all-null", "missing-column", "one-class", "unreadable"])
+def test_every_canary_differs_from_a_good_frame_in_its_own_fault(name: str) -> None:
+    limits = Limits(num_images_min=3, images_per_class_min=2)
+    assert not all(v.ok for v in expectations._judge(expectations._canaries()[name], limits))
+
+
+def test_a_refusal_says_each_demand_what_was_found_and_the_fix() -> None:
+    frame = index(good=50, cut=3)
+    frame.loc[:4, "error"] = "This is no readable image (truncated)."
+    record = report.as_record("v1", "d" * 64, frame, expectations._judge(frame, Limits()))
+    assert not record["ok"]
+    said = str(report.refusal(record))
+    assert "'v1' was refused; nothing was trained" in said
+    assert "(1) every class has at least 10 images: 1 of 2 are not: " in said
+    assert "Add images to the small classes" in said
+    assert "(2) at most 1.0% of the files are unreadable: " in said
+    assert "First unreadable file: good/0.jpg: This is no readable image" in said

@@ -1,0 +1,105 @@
+"""The ASGI application: routes, limits, one form for every error."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from tire_pipeline.errors import InputError, ServiceUnavailable, TireError
+from tire_pipeline.serving import routes, v2
+from tire_pipeline.serving.batcher import Overloaded
+from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.limits import BodyGuard, Limits
+from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
+from tire_pipeline.serving.model import ModelSlot
+from tire_pipeline.serving.service import build_service
+
+INFERENCE = re.compile(r"/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
+UNROUTED = ("Not Found", "Method Not Allowed")  # Starlette's own words
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(
+    slot: ModelSlot,
+    *,
+    metrics: ServingMetrics,
+    limits: Limits | None = None,
+    capture: Capture | None = None,
+    follower: Follower | None = None,
+    threads: int = 1,
+) -> FastAPI:
+    """The server's application. Its lifespan starts the follower, and at the end drains batcher and capture."""
+    limits = limits or Limits()
+    service = build_service(slot, limits=limits, metrics=metrics, capture=capture, threads=threads)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if follower:
+            await asyncio.to_thread(follower.start)
+        yield
+        if follower:
+            follower.stop()
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(title=f"{slot.project} serving", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(routes.build_router(service))
+    app.include_router(v2.build_router(service))
+    _add_page(app, "/", "page.html")
+    _add_page(app, "/docs", "docs.html")
+    app.add_middleware(BodyGuard, limits=limits)
+    app.add_middleware(CountRequests, metrics=metrics, is_inference=lambda path: INFERENCE.fullmatch(path) is not None)
+    _add_error_answers(app)
+    return app
+
+
+def _add_page(app: FastAPI, path: str, name: str) -> None:
+    html = files("tire_pipeline.serving").joinpath(name).read_text(encoding="utf-8")
+
+    @app.get(path, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(html, headers=PAGE_HEADERS)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Every error is `{"error": "<sentence>"}`, KServe's form; a traceback only ever goes to the log."""
+
+    @app.exception_handler(TireError)
+    async def tire_error(_: Request, error: TireError) -> JSONResponse:
+        if isinstance(error, Overloaded):
+            return _error(429, str(error), {"Retry-After": "1"})
+        code = 400 if isinstance(error, InputError) else 503 if isinstance(error, ServiceUnavailable) else 500
+        return _error(code, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        text = error.detail
+        if text in UNROUTED:
+            text = f"{request.method} {request.url.path} does not exist here; /docs lists what does."
+        return _error(error.status_code, text, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
+        return _error(422, f"The request cannot be used: {problems}.")
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return _error(500, "The server failed on this request; its log says why.")
+
+
+def _error(code: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": text}, code, headers=headers)

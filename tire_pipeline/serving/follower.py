@@ -1,0 +1,101 @@
+"""Keeps the slot at the model in production: looks at the alias, loads beside, checks, swaps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.serving.bundles import BundleCache, Target
+from tire_pipeline.serving.metrics import ServingMetrics
+from tire_pipeline.serving.model import LoadedModel, ModelSlot, load_model
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 2.0
+REFUSED_FOR_S = 60.0
+
+
+class Follower:
+    """Polls `production` every `interval_s` in a thread of its own. A bundle that fails its checks is refused: the
+    error is logged and counted, the old model goes on, and the same target is not tried again for a minute.
+    """
+
+    def __init__(
+        self,
+        slot: ModelSlot,
+        cache: BundleCache,
+        *,
+        production: Callable[[], Target | None],
+        metrics: ServingMetrics,
+        threads: int = 1,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._slot, self._cache, self._production = slot, cache, production
+        self._metrics, self._threads, self._interval_s = metrics, threads, interval_s
+        self._refused: Target | None = None
+        self._refused_until_s = 0.0
+        self._trouble = ""
+        self._stopped = threading.Event()
+        # A daemon: a download that hangs does not hold up the end of the process, and leaves no half bundle.
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Load the last good bundle from disk, so that answers need no other service; then follow the alias."""
+        try:
+            target = self._cache.remembered()
+            if target and self._cache.path(target.digest).is_dir():
+                self._load(target)
+        except Exception as error:  # however it is damaged, MLflow and S3 can still give a good one
+            log.error("The last good bundle cannot be used, waiting for MLflow: %s", error)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def step(self) -> None:
+        """Look once, and load what is new. Raises nothing: what went wrong is logged once and tried again."""
+        try:
+            target = self._production()
+            if target and self._is_new(target):
+                self._follow(target)
+            self._trouble = ""
+        except Exception as error:  # the thread must outlive whatever MLflow, S3 or the disk come up with
+            if str(error) != self._trouble:
+                log.warning("The alias `production` cannot be followed now: %s", error)
+            self._trouble = str(error)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.step()
+            self._stopped.wait(self._interval_s)
+
+    def _is_new(self, target: Target) -> bool:
+        current = self._slot.current
+        if current and (current.version, current.bundle.digest) == (target.version, target.digest):
+            return False
+        return target != self._refused or time.monotonic() >= self._refused_until_s
+
+    def _follow(self, target: Target) -> None:
+        try:
+            self._load(target)
+        except InputError as error:
+            self._metrics.refused.inc()
+            self._refused, self._refused_until_s = target, time.monotonic() + REFUSED_FOR_S
+            self._cache.discard(target.digest)
+            log.error("Version %d is refused, the old model goes on: %s", target.version, error)
+
+    def _load(self, target: Target) -> None:
+        model = self._loaded(target)
+        self._slot.swap(model)
+        self._cache.remember(target)
+        log.info("Version %d (%s) answers now", target.version, target.digest[:12])
+
+    def _loaded(self, target: Target) -> LoadedModel:
+        current = self._slot.current
+        if current and current.bundle.digest == target.digest:  # the same bundle under another version
+            return replace(current, version=target.version)
+        return load_model(self._cache.fetch(target), version=target.version, threads=self._threads)

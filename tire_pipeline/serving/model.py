@@ -1,0 +1,74 @@
+"""One bundle loaded, verified and tried on its golden images; and the slot that holds the one that answers now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.errors import InputError
+from tire_pipeline.imaging import decode, prepare
+from tire_pipeline.serving.metrics import ServingMetrics
+
+UNREGISTERED = 0
+GOLDEN_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A bundle that passed its golden images. `version` is the registry's, or `UNREGISTERED` for a bare folder."""
+
+    version: int
+    bundle: Bundle
+    session: Session
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one prepared image."""
+        spec = self.bundle.preprocessing
+        return 3, spec.height, spec.width
+
+
+class ModelSlot:
+    """The model that answers now, None until the first is loaded. Reading `current` once gives a consistent model."""
+
+    def __init__(self, project: str, metrics: ServingMetrics) -> None:
+        self.project, self._metrics = project, metrics
+        self.current: LoadedModel | None = None
+
+    def swap(self, model: LoadedModel) -> None:
+        """Answer with `model` from the next request on; requests under way end with the one they started with."""
+        self._metrics.model.clear()
+        self._metrics.model.labels(self.project, model.version, model.bundle.digest, model.bundle.candidate).set(1)
+        self.current = model
+
+
+def load_model(path: Path, *, version: int = UNREGISTERED, threads: int = 1) -> LoadedModel:
+    """The bundle at `path`, its files compared with their digests and its model tried on the golden images.
+
+    Raises InputError naming what is damaged, missing, or answered differently from what the bundle promises.
+    """
+    bundle = Bundle.load(path)
+    model = LoadedModel(version, bundle, Session(bundle, threads=threads))
+    check_golden(model)
+    return model
+
+
+def check_golden(model: LoadedModel) -> None:
+    """Raises InputError unless every golden image gets its promised probabilities within `GOLDEN_TOLERANCE`."""
+    golden = model.bundle.golden_images()
+    if not golden:
+        raise InputError(f"The bundle {model.bundle.path} has no golden images to check it by. Export it again.")
+    for i, (png, expected_K) in enumerate(golden):
+        x_BCHW = prepare(decode(png), model.bundle.preprocessing)[None]
+        p_K = model.session.probabilities(x_BCHW)[0]
+        if p_K.shape != (len(expected_K),):
+            raise InputError(f"The model of {model.bundle.path} gives {p_K.size} probabilities, not {len(expected_K)}.")
+        difference = float(np.abs(p_K - np.asarray(expected_K, np.float32)).max())
+        if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
+            raise InputError(
+                f"The bundle {model.bundle.path} answers golden image {i} with probabilities that are {difference:.3g} "
+                f"off what it promises (allowed: {GOLDEN_TOLERANCE:g}). It is not served; export it again."
+            )

@@ -1,0 +1,61 @@
+"""One encoded picture made ready for a model. The same for a request and for a list of files.
+
+Legend: C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from tire_pipeline import imaging
+from tire_pipeline.bundle import Bundle, Floats
+from tire_pipeline.errors import InputError
+from tire_pipeline.imaging import Preprocessing
+from tire_pipeline.serving.limits import Limits
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: the model's input, and what monitoring wants to know of it (see `imaging`)."""
+
+    x_CHW: Floats
+    width: int
+    height: int
+    brightness: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading a file gave: a picture, or the reason why it is none."""
+
+    sha256: str
+    picture: Picture | None = None
+    error: str | None = None
+
+
+def read(data: bytes, spec: Preprocessing, limits: Limits) -> Reading:
+    """Decode and prepare one encoded picture. A file that is no picture is an ordinary result, not an exception."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    if len(data) > limits.max_image_bytes:
+        megabytes = limits.max_image_bytes / 2**20
+        return Reading(sha256, error=f"The file is larger than {megabytes:.0f} MiB. Save the picture smaller.")
+    try:
+        pixels_HWC = imaging.decode_file(data, max_pixels=limits.max_pixels).pixels
+        height, width = pixels_HWC.shape[:2]
+        picture = Picture(
+            x_CHW=imaging.prepare(pixels_HWC, spec),
+            width=width,
+            height=height,
+            brightness=imaging.brightness(pixels_HWC),
+            sharpness=imaging.sharpness(pixels_HWC),
+        )
+    except InputError as error:
+        return Reading(sha256, error=str(error))
+    return Reading(sha256, picture)
+
+
+def by_class(bundle: Bundle, p_K: Floats) -> dict[str, float]:
+    """Each class with its probability."""
+    return dict(zip(bundle.classes, map(float, p_K), strict=True))

@@ -1,0 +1,129 @@
+"""The routes that people and programs use: `/predict`, `/feedback`, the model's facts, probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import UploadFile
+
+from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.serving.batcher import Overloaded
+from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.limits import Limits
+from tire_pipeline.serving.online import Upload
+from tire_pipeline.serving.schemas import ErrorAnswer, Feedback, ModelAnswer, PredictAnswer
+from tire_pipeline.serving.service import Service
+
+FLUSH_TIMEOUT_S = 5.0
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The request cannot be read"},
+    408: {"model": ErrorAnswer, "description": "The body arrived too slowly"},
+    413: {"model": ErrorAnswer, "description": "The body is too large"},
+    429: {"model": ErrorAnswer, "description": "Busy; try again after `Retry-After` seconds"},
+    503: {"model": ErrorAnswer, "description": "No model is in production yet, or the ledger is away"},
+}
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
+
+
+def build_router(service: Service) -> APIRouter:
+    """Everything but KServe's protocol and the pages."""
+    router = APIRouter()
+
+    @router.post(
+        "/predict",
+        summary="Classify pictures",
+        responses={200: {"model": PredictAnswer, "description": "As many predictions as pictures"}, **ERRORS},
+        openapi_extra=PREDICT_BODY,
+    )
+    async def predict(request: Request) -> Response:
+        """Multipart field `images`, once for each picture (JPEG, PNG, BMP, WebP, TIFF). Answers keep the order sent;
+        a picture that cannot be read has an `error` and does not disturb the others.
+        """
+        service.model()
+        if service.batcher.full:
+            raise Overloaded("The server is busy; try again in a second.")
+        uploads = await _read_uploads(request, service.limits)
+        model = service.model()
+        request.state.model_version = model.version
+        answer = PredictAnswer(predictions=await service.predictor.classify(model, uploads))
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+    @router.post(
+        "/feedback",
+        summary="Say what a picture really shows",
+        responses={404: {"model": ErrorAnswer}, **ERRORS},
+    )
+    async def feedback(body: Feedback) -> Feedback:
+        """`label` is one of the model's classes; `prediction_id` stands in the answer of `/predict`."""
+        if service.capture is None:
+            raise ServiceUnavailable("This server has no ledger, so it keeps no feedback; set TIRE_LEDGER_URL.")
+        classes = service.model().bundle.classes
+        if body.label not in classes:
+            raise InputError(f"{body.label!r} is not a class of this model; it knows {', '.join(classes)}.")
+        await asyncio.to_thread(_record_feedback, service.capture, body)
+        return body
+
+    @router.get("/model", summary="The model that answers now", responses={503: {"model": ErrorAnswer}})
+    async def model_facts() -> ModelAnswer:
+        model = service.model()
+        bundle = model.bundle
+        return ModelAnswer(
+            project=service.slot.project,
+            version=model.version,
+            digest=bundle.digest,
+            candidate=bundle.candidate,
+            classes=bundle.classes,
+            positive_class=bundle.positive_class,
+            threshold=bundle.threshold,
+            review_band=bundle.review_band,
+            feedback=service.capture is not None,
+        )
+
+    @router.get("/healthz", summary="Is the process alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", summary="Can it classify", responses={503: {"model": ErrorAnswer}})
+    async def readyz() -> dict[str, str | int]:
+        model = service.model()
+        return {"status": "ready", "model_version": model.version, "model_digest": model.bundle.digest}
+
+    @router.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+async def _read_uploads(request: Request, limits: Limits) -> list[Upload]:
+    """The files of field `images`. Raises InputError when there is none, HTTPException for a body that is no form."""
+    async with request.form(max_files=limits.max_images, max_fields=limits.max_images) as form:
+        files = [item for item in form.getlist("images") if isinstance(item, UploadFile)]
+        if not files:
+            raise InputError("There is no picture in this request; send files in the multipart field `images`.")
+        return [Upload(file.filename or "", await file.read()) for file in files]
+
+
+def _record_feedback(capture: Capture, body: Feedback) -> None:
+    """Write the feedback after the prediction it speaks of, which may still be on its way to the ledger."""
+    capture.flush(timeout_s=FLUSH_TIMEOUT_S)
+    try:
+        capture.ledger.record_feedback(str(body.prediction_id), body.label, body.source)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from error

@@ -1,0 +1,90 @@
+"""Starts the serving process: `tire serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.serving.alias import production_target
+from tire_pipeline.serving.app import create_app
+from tire_pipeline.serving.bundles import BundleCache
+from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.metrics import ServingMetrics
+from tire_pipeline.serving.model import ModelSlot, load_model
+from tire_pipeline.serving.spool import Spool
+from tire_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 20
+
+
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, bundle: Path | None = None) -> None:
+    """Answer until SIGTERM or SIGINT, then finish what was accepted, write what was predicted, and return.
+
+    With `bundle` that folder answers, as version 0: nothing is followed and nothing is recorded, so that trying a
+    candidate leaves no trace in monitoring. Raises InputError when the folder is no good bundle.
+    """
+    app = bundle_app(settings, bundle) if bundle else production_app(settings)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S
+    )
+    # uvicorn raises the signal it was stopped by again at the end, which would turn a clean stop into exit code 143.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    log.info("Serving %s on http://%s:%d", settings.project, host, port)
+    uvicorn.Server(config).run()
+
+
+def bundle_app(settings: Settings, bundle: Path) -> FastAPI:
+    """An application for one bundle on disk."""
+    metrics = ServingMetrics()
+    slot = ModelSlot(settings.project, metrics)
+    slot.swap(load_model(bundle, threads=_cores()))
+    return create_app(slot, metrics=metrics, threads=_cores())
+
+
+def production_app(settings: Settings) -> FastAPI:
+    """An application that follows the alias `production`. Contacts nothing until it is started."""
+    if not settings.mlflow_url:
+        raise InputError(
+            "TIRE_MLFLOW_URL is not set, so there is no alias to follow. Set it, or serve a folder with --bundle DIR."
+        )
+    metrics = ServingMetrics()
+    slot = ModelSlot(settings.project, metrics)
+    folder = settings.home / "serving"
+    follower = Follower(
+        slot,
+        BundleCache(folder, project=settings.project, download=partial(_download, settings)),
+        production=partial(production_target, settings.mlflow_url, settings.project),
+        metrics=metrics,
+        threads=_cores(),
+    )
+    capture = _capture(settings, folder / "spool", metrics)
+    return create_app(slot, metrics=metrics, capture=capture, follower=follower, threads=_cores())
+
+
+def _download(settings: Settings, prefix: str, folder: Path) -> None:
+    from tire_pipeline.stores import objects  # noqa: PLC0415 - boto3 is for downloads only
+
+    objects.connect(settings).download_folder(prefix, folder)
+
+
+def _capture(settings: Settings, folder: Path, metrics: ServingMetrics) -> Capture | None:
+    if settings.ledger_url is None:
+        log.warning("TIRE_LEDGER_URL is not set: predictions and feedback are not kept")
+        return None
+    from tire_pipeline.stores.ledger import Ledger  # noqa: PLC0415 - sqlalchemy too
+
+    return Capture(Ledger(settings.ledger_url.get_secret_value()), Spool(folder), metrics=metrics)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

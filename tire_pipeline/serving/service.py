@@ -1,0 +1,63 @@
+"""The live objects of one server, handed to its routes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tire_pipeline.errors import ServiceUnavailable
+from tire_pipeline.serving.batcher import Batcher
+from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.limits import Limits
+from tire_pipeline.serving.metrics import ServingMetrics
+from tire_pipeline.serving.model import LoadedModel, ModelSlot
+from tire_pipeline.serving.online import OnlinePredictor
+from tire_pipeline.serving.spool import Row
+
+
+class NoModel(ServiceUnavailable):
+    """Nothing is in production yet, or its first bundle is still on the way."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """`capture` is None for a server without a ledger: it answers, and keeps nothing."""
+
+    slot: ModelSlot
+    limits: Limits
+    metrics: ServingMetrics
+    pool: ThreadPoolExecutor
+    batcher: Batcher
+    predictor: OnlinePredictor
+    capture: Capture | None
+
+    def model(self) -> LoadedModel:
+        """The model that answers now. Raises NoModel."""
+        if self.slot.current is None:
+            raise NoModel(
+                f"No model is in production yet; promote one of {self.slot.project} with `tire produce METRIC`, and it "
+                "answers here within seconds."
+            )
+        return self.slot.current
+
+    def close(self) -> None:
+        """Answer what was admitted, then write what was predicted. Blocks for at most the capture's close timeout."""
+        self.batcher.close()
+        self.pool.shutdown()
+        if self.capture:
+            self.capture.close()
+
+
+def build_service(
+    slot: ModelSlot, *, limits: Limits, metrics: ServingMetrics, capture: Capture | None, threads: int
+) -> Service:
+    """Start the batcher's worker and `threads` decoding threads."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    batcher = Batcher(limits, observe_batch=metrics.batch_size.observe, observe_depth=metrics.in_flight.set)
+    record = capture.record if capture else _forget
+    predictor = OnlinePredictor(batcher, pool, limits=limits, metrics=metrics, record=record)
+    return Service(slot, limits, metrics, pool, batcher, predictor, capture)
+
+
+def _forget(row: Row) -> None:
+    """A server without a ledger keeps no predictions."""
