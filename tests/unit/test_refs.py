@@ -21,7 +21,7 @@ def test_version_names_that_are_allowed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".a", "_a", "-a", "A", "a" * 64, "a\n", "a/b", "ä"])
 def test_version_names_that_are_not(name: str) -> None:
-    with pytest.raises(InputError, match="is not a dataset version name.* Example: 2026-11-line3"):
+    with pytest.raises(InputError, match=r"is not a dataset version name.* Example: 2026-11-line3"):
         check_version(name)
 
 

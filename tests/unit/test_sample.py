@@ -79,11 +79,11 @@ def test_the_summary_counts_what_was_written(tmp_path: Path) -> None:
     assert summary.classes == ("good", "defective")
 
 
-def test_a_tyre_has_three_to_six_shots_and_one_label_view_and_defect(sample: Path) -> None:
+def test_a_tyre_has_two_to_four_shots_and_one_label_view_and_defect(sample: Path) -> None:
     shots: dict[str, Rows] = defaultdict(list)
     for row in labels_of(sample):
         shots[row["group"]].append(row)
-    assert all(3 <= len(rows) <= 6 for rows in shots.values())
+    assert all(2 <= len(rows) <= 4 for rows in shots.values())
     for rows in shots.values():
         assert len({(row["label"], row["view"], row["defect"]) for row in rows}) == 1
 
@@ -110,7 +110,7 @@ def test_any_number_of_images_can_be_split_into_tyres(num_images: int) -> None:
     for seed in range(20):
         groups = plan_groups(num_images, rng=np.random.default_rng(seed), defect_rate=0.5)
         assert sum(group.shots for group in groups) == num_images
-        assert all(3 <= group.shots <= 6 for group in groups)
+        assert all(2 <= group.shots <= 4 for group in groups)
 
 
 def test_shuffled_labels_change_the_labels_and_not_the_pictures(sample: Path, tmp_path: Path) -> None:

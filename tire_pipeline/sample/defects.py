@@ -24,8 +24,8 @@ def draw_defect(surface: Surface, kind: Kind, rng: np.random.Generator, *, at: P
 
     `difficulty` 0..1 shrinks both size and contrast: 0 is seen across the workshop, 1 barely at arm's length.
     """
-    size = rng.uniform(0.85, 1.25) * (1.8 - 1.2 * difficulty)
-    contrast = 1.8 - 1.2 * difficulty
+    size = rng.uniform(0.95, 1.25) * (1.8 - 1.2 * difficulty)
+    contrast = 2.1 - 1.6 * difficulty
     DEFECTS[kind](surface, rng, at, size, contrast)
 
 
@@ -74,6 +74,21 @@ def bulge(surface: Surface, rng: np.random.Generator, at: Point, size: float, co
     rim = lobe * (1 - lobe) * 4  # stretched rubber greys around the top and gathers dirt at the foot
     surface.albedo_HWC *= (1 - np.float32(min(0.9, 0.6 * contrast)) * rim)[..., None]
     surface.albedo_HWC += np.float32(0.13 * contrast) * (lobe**2)[..., None]
+    stretch_marks(surface, rng, at, sigma, contrast)
+
+
+def stretch_marks(surface: Surface, rng: np.random.Generator, at: Point, sigma: float, contrast: float) -> None:
+    """Hairlines around the top of a swelling, where rubber is pulled furthest."""
+    marks = np.zeros(surface.shape, np.float32)
+    for start in rng.uniform(0, 2 * np.pi, 14):
+        turns = start + np.linspace(0, rng.uniform(0.5, 1.1), 6)
+        radius = sigma * (rng.uniform(0.4, 1.3) + rng.normal(0, 0.03, 6))
+        hair = list(
+            zip((at[0] + radius * np.cos(turns)).tolist(), (at[1] + radius * np.sin(turns)).tolist(), strict=True)
+        )
+        marks = np.maximum(marks, stroke(surface.shape, hair, sigma * 0.05))
+    surface.albedo_HWC *= (1 - np.float32(min(0.9, 0.6 * contrast)) * marks)[..., None]
+    surface.height_HW -= np.float32(0.004 * contrast) * marks
 
 
 def worn(surface: Surface, rng: np.random.Generator, at: Point, size: float, contrast: float) -> None:

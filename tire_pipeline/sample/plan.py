@@ -12,7 +12,7 @@ from tire_pipeline.sample.defects import Kind
 View = Literal["sidewall", "tread"]
 
 GOOD, DEFECTIVE = CLASSES = ("good", "defective")
-SHOTS = (3, 6)  # of one tyre, least and most
+SHOTS = (2, 4)  # of one tyre, least and most: many tyres teach more than many pictures of a few
 KINDS: dict[View, tuple[Kind, ...]] = {
     "sidewall": ("crack", "cut", "bulge", "puncture"),
     "tread": ("crack", "cut", "worn", "puncture"),
@@ -58,7 +58,7 @@ def plan_groups(
 
 
 def split_shots(num_images: int, rng: np.random.Generator) -> list[int]:
-    """Shots per tyre, each 3–6, that sum to `num_images` (at least 3)."""
+    """Shots per tyre, each 2–4, that sum to `num_images` (at least 2)."""
     least, most = SHOTS
     shots: list[int] = []
     left = num_images

@@ -22,6 +22,7 @@ from tire_pipeline.wiring import Services, services
 
 DAG_ID = "train_and_promote"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+DIFFICULTY = 0.4
 START_S, RUN_S, SERVE_S = 120.0, 1800.0, 60.0
 
 Say = Callable[[str], None]
@@ -133,7 +134,7 @@ def summary(demo: Demo) -> str:
 
 def _draw(folder: Path, *, num_images: int, seed: int, shuffle_labels: bool) -> None:
     if not (folder / "labels.csv").is_file():  # written last: a sample that was drawn before is whole
-        draw_sample(folder, num_images=num_images, seed=seed, shuffle_labels=shuffle_labels)
+        draw_sample(folder, num_images=num_images, seed=seed, difficulty=DIFFICULTY, shuffle_labels=shuffle_labels)
 
 
 def _wait_for_run(live: Services, run_id: str, *, say: Say) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, 
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
+        torch.manual_seed(config.seed)
+        return _fit(examples, config, on_epoch)
+
+
+def _fit(examples: Examples, config: TrainingConfig, on_epoch: Callable[[int, EpochMetrics], None]) -> Fitted:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     log.info("training %s on %s, %d threads", config.model_type, device, torch.get_num_threads())
     model = build(config.model_type, num_classes=examples.num_classes, seed=config.seed)

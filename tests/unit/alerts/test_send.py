@@ -67,7 +67,7 @@ def test_the_text_arrives_and_a_long_one_is_cut_to_what_slack_takes(tmp_path: Pa
 
 def test_a_refusal_is_said_without_the_address(tmp_path: Path, slack: Slack) -> None:
     slack.status = 400
-    with pytest.raises(ServiceUnavailable, match="Slack refused the message: 400 invalid_payload. It was: hello") as no:
+    with pytest.raises(ServiceUnavailable, match=r"refused the message: 400 invalid_payload. It was: hello") as no:
         send(settings(tmp_path, slack.server_port), "hello")
     assert SECRET not in str(no.value)
 
@@ -75,7 +75,7 @@ def test_a_refusal_is_said_without_the_address(tmp_path: Path, slack: Slack) -> 
 def test_an_unreachable_slack_is_said_without_the_address(tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(ServiceUnavailable, match="Slack could not be reached .* The message: hello") as no:
+        with pytest.raises(ServiceUnavailable, match=r"Slack could not be reached .* The message: hello") as no:
             send(settings(tmp_path, taken.getsockname()[1]), "hello")
     assert SECRET not in str(no.value)
     assert no.value.__cause__ is None

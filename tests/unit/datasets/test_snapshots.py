@@ -113,7 +113,7 @@ def test_bytes_that_differ_from_the_manifest_are_named(tmp_path: Path, store: Ob
 
 def test_an_empty_version_is_refused(store: ObjectStore) -> None:
     store.put("datasets/v1/_READY", b"")
-    with pytest.raises(DataRefused, match="'v1' holds no image. Push a folder with images, a class each"):
+    with pytest.raises(DataRefused, match=r"'v1' holds no image. Push a folder with images, a class each"):
         build(store, "v1")
 
 
@@ -125,5 +125,5 @@ def test_progress_counts_every_image(tmp_path: Path, store: ObjectStore) -> None
 
 
 def test_a_snapshot_that_does_not_exist_is_an_input_error(store: ObjectStore) -> None:
-    with pytest.raises(InputError, match="snapshots/abc/index.parquet does not exist"):
+    with pytest.raises(InputError, match=r"snapshots/abc/index.parquet does not exist"):
         load(store, "abc")

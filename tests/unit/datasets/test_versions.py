@@ -40,11 +40,14 @@ def test_a_push_writes_the_images_and_then_the_manifest(tmp_path: Path) -> None:
     assert all(len(e.sha256) == 64 for e in read_version(store, "v1"))
 
 
-def test_the_same_content_again_uploads_nothing_and_keeps_the_marker(tmp_path: Path, store: ObjectStore) -> None:
+def test_the_same_content_again_writes_nothing_and_keeps_the_marker(tmp_path: Path) -> None:
+    store, client = object_store()
     folder = draw(tmp_path, "good/1.png", "bad/2.png")
     first = push(store, folder, version="v1")
+    before = dict(client.stored)
     again = push(store, folder, version="v1")
     assert (again.uploaded, again.marker) == (0, first.marker)
+    assert client.stored == before
 
 
 def test_changed_content_is_uploaded_alone_and_gives_a_new_marker(tmp_path: Path, store: ObjectStore) -> None:
@@ -59,12 +62,13 @@ def test_changed_content_is_uploaded_alone_and_gives_a_new_marker(tmp_path: Path
     assert store.head("datasets/v1/bad/3.png") is None
 
 
-def test_a_push_repairs_an_object_that_was_lost(tmp_path: Path, store: ObjectStore) -> None:
-    folder = draw(tmp_path, "good/1.png", "bad/2.png")
+def test_a_push_repairs_objects_that_were_lost_or_cut_short(tmp_path: Path, store: ObjectStore) -> None:
+    folder = draw(tmp_path, "good/1.png", "bad/2.png", "bad/3.png")
     push(store, folder, version="v1")
     store.delete("datasets/v1/bad/2.png")
-    assert push(store, folder, version="v1").uploaded == 1
-    assert len(read_version(store, "v1")) == 2
+    store.put("datasets/v1/bad/3.png", b"short")
+    assert push(store, folder, version="v1").uploaded == 2
+    assert versions.verify(store, "v1") == 3
 
 
 def test_a_push_that_dies_halfway_leaves_nothing_to_train_from(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_a_version_without_a_marker_is_never_read(store: ObjectStore) -> None:
 
 def test_a_missing_bucket_is_named_and_not_taken_for_a_missing_version() -> None:
     store, _ = object_store(bucket="tyres")
-    with pytest.raises(InputError, match="bucket 'tyres' does not exist at http://s3. Create it, or set TIRE_BUCKET"):
+    with pytest.raises(InputError, match=r"bucket 'tyres' does not exist at http://s3. Create it, or set TIRE_BUCKET"):
         read_version(store, "v1")
 
 

@@ -67,9 +67,10 @@ def test_an_empty_window_raises_nothing() -> None:
     assert judge(empty, Rules()) == []
 
 
-def test_images_that_got_no_answer_do_not_dilute_the_share_of_reviews() -> None:
-    shares = {"good": 0.4, "review": 0.6}  # of the 50 that were answered
+def test_the_share_of_reviews_is_of_the_images_that_got_an_answer() -> None:
+    shares = {"good": 0.4, "review": 0.6}
     assert fired(num_predictions=100, num_errors=50, decision_shares=shares) == ["error_share", "review_share"]
+    assert fired(num_predictions=100, num_errors=95, decision_shares=shares) == ["error_share"]  # 3 of 5
 
 
 def test_an_alert_says_the_figure_the_limit_and_where_to_look() -> None:

@@ -54,9 +54,7 @@ def test_a_comparison_that_is_no_number_never_passes(gate: Gate) -> None:
 
 
 def test_the_reason_has_the_figures_that_decided() -> None:
-    assert decide(0.7, Gate(), None).reason == (
-        "it fails the threshold (balanced accuracy 0.700, must reach 0.75)"
-    )
+    assert decide(0.7, Gate(), None).reason == ("it fails the threshold (balanced accuracy 0.700, must reach 0.75)")
     assert "log loss 0.600, must not be over 0.5" in decide(0.6, LOSS, None).reason
     assert decide(0.9, Gate(), against(-0.02)).reason == (
         "it is not as good as the champion: balanced accuracy 0.900 against 0.800 of the champion (version 3) on the "

@@ -69,7 +69,7 @@ def test_the_best_is_picked_by_the_metric_within_its_snapshot(registry, tracking
     assert (registry.best("recall", snapshot_digest="s1").version, 0.8) == (2, 0.8)
     best = registry.best("log_loss", snapshot_digest="s1")
     assert (best.version, best.metric, best.value) == (1, "log_loss", 0.2)
-    with pytest.raises(InputError, match="snapshot s3 and has test/recall. Train, evaluate and register one first"):
+    with pytest.raises(InputError, match=r"snapshot s3 and has test/recall. Train, evaluate and register one first"):
         registry.best("recall", snapshot_digest="s3")
 
 

@@ -67,5 +67,5 @@ def test_prediction_without_a_model_in_production_or_without_files_is_bad_input(
     with pytest.raises(InputError, match="does not exist"):
         steps.predict([tmp_path / "absent"], services=fake)
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="No model is in production yet. Name a bundle with --bundle"):
+    with pytest.raises(InputError, match=r"No model is in production yet. Name a bundle with --bundle"):
         steps.predict([tmp_path], services=fake)

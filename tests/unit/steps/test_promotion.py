@@ -10,7 +10,10 @@ from tire_pipeline.errors import GateRefused, InputError
 
 
 def test_when_no_candidate_passed_each_ones_figure_is_said(fake: Any) -> None:
-    failed = [evaluation("k1", value=0.6, passed=False), evaluation("k2", value=0.7, passed=False, candidate="resnet18")]
+    failed = [
+        evaluation("k1", value=0.6, passed=False),
+        evaluation("k2", value=0.7, passed=False, candidate="resnet18"),
+    ]
     with pytest.raises(GateRefused) as refused:
         steps.register(failed, run_key="r", services=fake)
     assert "cnn: balanced_accuracy 0.600, must reach 0.95; resnet18: balanced_accuracy 0.700" in str(refused.value)
@@ -39,7 +42,7 @@ def test_an_unknown_metric_is_refused_before_any_service_is_asked(fake: Any) -> 
 
 
 def test_production_info_says_since_when_and_why(fake: Any) -> None:
-    with pytest.raises(InputError, match="No model of tire-defect is in production yet. `tire produce METRIC`"):
+    with pytest.raises(InputError, match=r"No model of tire-defect is in production yet. `tire produce METRIC`"):
         steps.production_info(services=fake)
     steps.register([evaluation()], run_key="r", services=fake)
     fake.tracking.set_alias("production", 1)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
 
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
@@ -20,7 +20,11 @@ from tire_pipeline.stores.objects import ObjectStore, _ordered, connect
         (client_error(403, "SignatureDoesNotMatch"), InputError, "refuses these credentials .*TIRE_S3_SECRET_ACCESS"),
         (client_error(401), InputError, "refuses these credentials"),
         (client_error(503, "SlowDown"), ServiceUnavailable, "answered 503 SlowDown for s3://tire/k. Retry"),
-        (EndpointConnectionError(endpoint_url="http://s3"), ServiceUnavailable, "did not answer .*TIRE_S3_ENDPOINT_URL"),
+        (
+            EndpointConnectionError(endpoint_url="http://s3"),
+            ServiceUnavailable,
+            "did not answer .*TIRE_S3_ENDPOINT_URL",
+        ),
         (NoCredentialsError(), InputError, "No key pair .*TIRE_S3_ACCESS_KEY_ID"),
     ],
 )
@@ -110,14 +114,14 @@ def test_equal_values_have_equal_etags(store: ObjectStore) -> None:
 
 
 def test_results_come_in_order_with_a_bounded_number_ahead() -> None:
-    started, lock = [], Lock()
+    taken = []
 
-    def work(i: int) -> int:
-        with lock:
-            started.append(i)
-        return i
+    def items() -> Iterator[int]:
+        for i in range(100):
+            taken.append(i)
+            yield i
 
-    results = _ordered(work, iter(range(100)), 2)
+    results = _ordered(lambda i: i, items(), 2)
     assert next(results) == 0
-    assert len(started) <= 8
+    assert len(taken) <= 8
     assert list(results) == list(range(1, 100))

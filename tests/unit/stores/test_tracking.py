@@ -8,7 +8,7 @@ from tire_pipeline.stores.tracking import Tracking
 
 @pytest.mark.parametrize("url", ["localhost:5000", "mlruns", "sqlite:///mlflow.db"])
 def test_an_address_that_mlflow_would_take_for_a_folder_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match="TIRE_MLFLOW_URL is .*, but must be an address such as http://"):
+    with pytest.raises(InputError, match=r"TIRE_MLFLOW_URL is .*, but must be an address such as http://"):
         Tracking(url, project="p")
 
 

@@ -89,8 +89,9 @@ def test_each_fault_of_a_row_is_refused_alone_and_names_the_image(column: str, v
 
 
 def test_unlabelled_images_count_neither_as_a_class_nor_as_a_fault() -> None:
-    frame = pd.concat([index(), index(x=30).assign(label="", path=lambda f: "new/" + f["path"])], ignore_index=True)
-    assert refused(frame) == {}
+    new = index(x=5).assign(label="", path=lambda f: "new/" + f["path"])
+    assert refused(pd.concat([index(), new], ignore_index=True)) == {}
+    assert "there are at least two classes" in refused(pd.concat([index(good=50), new], ignore_index=True))
 
 
 def test_an_empty_index_is_refused() -> None:
