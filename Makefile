@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
           --no-annotate --custom-compile-command 'make lock' --quiet
 
-.PHONY: demo test check setup lock unit clean
+.PHONY: help demo test check setup lock bench chaos
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,3 +37,9 @@ check: setup  ## lint, types and import contracts
 lock: setup  ## resolve requirements*.in again
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
+
+bench: setup  ## the measured promises, minutes long
+	$(BIN)/python -m pytest -s -m bench tests
+
+chaos: setup  ## kill -9 of the parts of a running stack, minutes long
+	$(BIN)/python -m pytest -s -m chaos tests

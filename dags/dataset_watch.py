@@ -14,15 +14,19 @@ left alone; a new marker (changed content, or `_READY` put again) is a new run.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG
 from tire_airflow.sensors import NewVersionSensor
 
+# Without one, @continuous gives its second run the logical date of its first, finds it taken, and never runs again.
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
 with DAG(
     dag_id="dataset_watch",
     schedule="@continuous",
+    start_date=START,
     max_active_runs=1,
     catchup=False,
     doc_md=__doc__,

@@ -89,3 +89,20 @@ def test_a_class_that_one_side_would_lack_is_named() -> None:
     index.loc[index["group"] == "tyre-7", "label"] = "rare"
     with pytest.raises(DataRefused, match=r"split would hold no image of 'rare': there are too few groups"):
         splits.assign(index, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_class_of_three_groups_is_on_every_side(seed: int) -> None:
+    index = pd.DataFrame(
+        {
+            "group": [f"{label}{i % 3}" for label in ("good", "bad") for i in range(12)],
+            "label": [label for label in ("good", "bad") for _ in range(12)],
+            "sha256": [f"{i:064x}" for i in range(24)],
+            "split": "",
+        }
+    )
+    sides = splits.assign(index, seed=seed)
+    splits.prove(index, sides)
+    assert {(label, side) for label, side in zip(index["label"], sides, strict=True)} == {
+        (label, side) for label in ("good", "bad") for side in splits.SIDES
+    }

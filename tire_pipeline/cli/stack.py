@@ -88,7 +88,7 @@ def demo(
     leave: Annotated[
         bool, typer.Option("--exit", help="Stop the stack afterwards; exit 0 if a model was promoted.")
     ] = False,
-    num_images: Annotated[int, typer.Option(help="Size of the sample.")] = 1200,
+    num_images: Annotated[int, typer.Option(help="Size of the sample.")] = 1100,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     shuffle_labels: Annotated[bool, typer.Option(help="Random labels: the gate must refuse.")] = False,
     as_json: Json = False,

@@ -1,11 +1,13 @@
 """Train, val and test: which image is on which side, and the proof that nothing is on two.
 
-An image's side follows from a stable hash of its group, so it keeps its side when the dataset grows.
+An image's side follows from a stable hash of its group, so it keeps its side when the dataset grows; only in a class of
+very few groups is one moved, so that every side has every class.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,6 +18,8 @@ from tire_pipeline.refs import digest_of
 
 SIDES = ("train", "val", "test")
 FRACTIONS = {"train": 0.65, "val": 0.15, "test": 0.20}
+BOUNDS = np.cumsum(list(FRACTIONS.values()))
+MIDDLES = {side: float(bound) - FRACTIONS[side] / 2 for side, bound in zip(SIDES, BOUNDS, strict=True)}
 
 
 def assign(index: pd.DataFrame, *, seed: int) -> pd.Series:
@@ -25,10 +29,28 @@ def assign(index: pd.DataFrame, *, seed: int) -> pd.Series:
     sha256 first. Raises DataRefused when a side would lack a class.
     """
     groups = connected_groups(index["group"], index["sha256"])
-    side_of = {g: _side(f"{seed}|{g}") for g in set(groups)}
+    labels_of: dict[str, set[str]] = {}
+    for group, label, given in zip(groups, index["label"], index["split"], strict=True):
+        if not given:
+            labels_of.setdefault(group, set()).add(label)
+    side_of = _stratified(labels_of, seed)
     sides = pd.Series([given or side_of[g] for given, g in zip(index["split"], groups, strict=True)], index=index.index)
     _check_classes(index["label"], sides)
     return sides
+
+
+def _stratified(labels_of: dict[str, set[str]], seed: int) -> dict[str, str]:
+    """The side of each group, by its hash; a side without a class takes the group of it that hashes nearest."""
+    position = {group: _unit_hash(f"{seed}|{group}") for group in labels_of}
+    side_of = {group: _side_at(u) for group, u in position.items()}
+    for label in sorted(set().union(*labels_of.values())):
+        members = sorted(group for group, labels in labels_of.items() if label in labels)
+        for side in SIDES:
+            held = Counter(side_of[g] for g in members)
+            donors = [g for g in members if held[side_of[g]] > 1]
+            if not held[side] and donors:
+                side_of[min(donors, key=lambda g: abs(position[g] - MIDDLES[side]))] = side
+    return side_of
 
 
 def connected_groups(group: Iterable[str], sha256: Iterable[str]) -> list[str]:
@@ -67,10 +89,13 @@ def digest(index: pd.DataFrame, sides: pd.Series) -> str:
     return digest_of(sorted(zip(index["path"].tolist(), sides.tolist(), strict=True)))
 
 
-def _side(key: str) -> str:
-    u = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    bounds = np.cumsum([FRACTIONS[s] for s in SIDES])
-    return SIDES[min(int(np.searchsorted(bounds, u, side="right")), 2)]
+def _unit_hash(key: str) -> float:
+    """A stable hash in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _side_at(u: float) -> str:
+    return SIDES[min(int(np.searchsorted(BOUNDS, u, side="right")), 2)]
 
 
 def _check_classes(labels: pd.Series, sides: pd.Series) -> None:

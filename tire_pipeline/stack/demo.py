@@ -22,7 +22,7 @@ from tire_pipeline.wiring import Services, services
 
 DAG_ID = "train_and_promote"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
-DIFFICULTY = 0.4
+NUM_IMAGES, DIFFICULTY = 1100, 0.4
 START_S, RUN_S, SERVE_S = 120.0, 1800.0, 60.0
 
 Say = Callable[[str], None]

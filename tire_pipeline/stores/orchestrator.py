@@ -25,10 +25,21 @@ class Orchestrator:
         answer = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
         return None if answer.status_code == 404 else self._json(answer)
 
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """The newest runs of the DAG, at most 100."""
+        found: list[dict[str, Any]] = self.get(f"/api/v2/dags/{dag_id}/dagRuns?limit=100&order_by=-run_after")[
+            "dag_runs"
+        ]
+        return found
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What the REST API answers for a path."""
+        return self._json(self._request("GET", path))
+
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Every task instance of the run, mapped ones each."""
-        answer = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")
-        found: list[dict[str, Any]] = self._json(answer)["task_instances"]
+        answer = self.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")
+        found: list[dict[str, Any]] = answer["task_instances"]
         return found
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> Any:

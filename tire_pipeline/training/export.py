@@ -42,7 +42,7 @@ def export(
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
     preprocessing = Preprocessing(config.image_height, config.image_width)
     write_onnx(model, preprocessing, folder / MODEL)
-    logits_NK = predict_logits(model, images_NHWC, val, torch.device("cpu")).numpy()
+    logits_NK = predict_logits(model, images_NHWC, val).numpy()
     temperature = fit_temperature(logits_NK, labels_N[val])
     p_NK = softmax(logits_NK / np.float32(temperature))
     threshold = 0.5

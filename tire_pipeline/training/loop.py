@@ -23,6 +23,7 @@ from tire_pipeline.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 EpochMetrics = dict[str, float]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _train_epoch(
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images_NHWC: Pixels, rows: Ints, device: torch.device) -> Tensor:
+def predict_logits(model: nn.Module, images_NHWC: Pixels, rows: Ints, device: torch.device = CPU) -> Tensor:
     """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
     model.eval()
     parts = [model(_normalise(_load(images_NHWC, part, device))).float().cpu() for part in _batches(rows, 64)]
@@ -159,7 +160,7 @@ def _num_batches(num_images: int, size: int) -> int:
     return max(1, min(math.ceil(num_images / size), num_images // 2))
 
 
-def _load(images_NHWC: Pixels, rows: Ints, device: torch.device) -> Tensor:
+def _load(images_NHWC: Pixels, rows: Ints, device: torch.device = CPU) -> Tensor:
     """Rows as float images 0..255, (B, C, H, W) in channels-last memory."""
     batch = torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(device)
     return batch.permute(0, 3, 1, 2).float()
