@@ -39,6 +39,12 @@ class Services:
         password = s.airflow_password.get_secret_value() if s.airflow_password else ""
         return Orchestrator(_configured(s.airflow_url, "TIRE_AIRFLOW_URL"), user=s.airflow_user, password=password)
 
+    def close(self) -> None:
+        """Close the connections that were opened; what is used afterwards opens its own again."""
+        for name in ("ledger", "orchestrator"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
 
 def services(settings: Settings | None = None) -> Services:
     """The services of these settings, or of the environment's."""
@@ -47,7 +53,7 @@ def services(settings: Settings | None = None) -> Services:
 
 
 def quiet_libraries() -> None:
-    """Tell the libraries not to phone home, not to draw progress bars and not to spin; what the environment says stays."""
+    """Tell the libraries not to phone home, draw progress bars or spin; what the environment says stays."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

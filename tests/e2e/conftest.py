@@ -75,7 +75,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, slack: FakeSlack) -> Itera
     home = tmp_path_factory.mktemp("e2e") / "home"
     try:
         stack.up(home, environ={**os.environ, "TIRE_SLACK_WEBHOOK_URL": slack.url})
-        yield Running(home, services(Settings(_env_file=home / STACK_ENV)), slack)  # type: ignore[call-arg]
+        live = services(Settings(_env_file=home / STACK_ENV))  # type: ignore[call-arg]
+        yield Running(home, live, slack)
+        live.close()
     finally:
         stack.down(home)
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from tests.e2e.conftest import Running, draw, wait_for
 from tire_pipeline import steps
+from tire_pipeline.wiring import Services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -79,7 +80,9 @@ def test_predictions_reach_the_ledger_and_a_broken_camera_reaches_slack(running:
     settings = running.live.settings.model_copy(update={"slack_webhook_url": SecretStr(running.slack.url)})
     wait_for(watched, timeout_s=60, what="the predictions in the ledger")
     before = len(running.slack.messages)
-    record = steps.monitor(services=type(running.live)(settings))
+    told = Services(settings)
+    record = steps.monitor(services=told)
+    told.close()
     assert [a["rule"] for a in record["alerts"]] == ["error_share"]
     assert "could not be answered" in running.slack.messages[before]
 

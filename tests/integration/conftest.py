@@ -25,9 +25,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def live(stores: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Services:
+def live(stores: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Services]:
     """All stores, with a bucket and a project that no other test sees."""
     unique = f"t{zlib.crc32(request.node.nodeid.encode())}"
     made = services(stores.model_copy(update={"home": tmp_path / "home", "project": unique, "bucket": unique}))
     made.objects.ensure_bucket()
-    return made
+    yield made
+    made.close()

@@ -154,7 +154,7 @@ def _wait_for_run(live: Services, run_id: str, *, say: Say) -> dict[str, Any]:
             _tell_tasks(live, run_id, told, waited, say)
             if record["state"] in ("success", "failed") and record["end_date"]:
                 return record
-        time.sleep(1.0)
+        time.sleep(2.0)
 
 
 def _tell_tasks(live: Services, run_id: str, told: set[tuple[str, int, str]], waited: float, say: Say) -> None:

@@ -52,6 +52,9 @@ class Orchestrator:
         """Put `text` on the run's page, cut to what Airflow takes; it replaces an earlier note."""
         self._json(self._request("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"note": text[:NOTE_MAX]}))
 
+    def close(self) -> None:
+        self._client.close()
+
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         with self._errors():
             if "Authorization" not in self._client.headers:
