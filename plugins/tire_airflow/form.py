@@ -31,7 +31,7 @@ def trigger_form() -> dict[str, Param]:
             description="The folder below `datasets/` in the bucket.",
         ),
         "candidates": Param(
-            ["cnn", "tiny_vgg", "resnet18"],
+            ["resnet18", "cnn", "tiny_vgg"],
             type="array",
             examples=list(RECIPES),
             title="Candidates",

@@ -23,6 +23,7 @@ import pytest
 from tire_pipeline import stack
 from tire_pipeline.errors import InputError, OutOfResources, ServiceUnavailable
 from tire_pipeline.stack import home as stack_home
+from tire_pipeline.stack.airflow_env import TRAININGS_AT_ONCE
 from tire_pipeline.stack.config import DATABASES, Config, read_config
 from tire_pipeline.stack.ports import is_free
 from tire_pipeline.stack.postgres import connect
@@ -156,7 +157,7 @@ def test_airflow_is_healthy_and_lets_in_who_knows_the_password(config: Config) -
         login = {"username": "admin", "password": config.secrets.airflow_password}
         token = client.post("/auth/token", json=login).raise_for_status().json()["access_token"]
         pool = client.get("/api/v2/pools/train", headers={"Authorization": f"Bearer {token}"})
-        assert pool.raise_for_status().json()["slots"] == 1
+        assert pool.raise_for_status().json()["slots"] == TRAININGS_AT_ONCE
 
 
 @pytest.mark.e2e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from tire_pipeline.stack.config import AIRFLOW_USER, REGION, Config
@@ -10,6 +11,13 @@ from tire_pipeline.stack.records import HOST
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+# Small networks train faster side by side with a core each than one after the other with all cores: on two cores the
+# threads of one training met 1,500 times a second, and 267 images/s became 150 as soon as Airflow worked beside it.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+TRAININGS_AT_ONCE = min(CORES, 4)
+THREADS_EACH = CORES // TRAININGS_AT_ONCE
 
 
 def airflow_env(config: Config, *, repository: Path) -> dict[str, str]:
@@ -31,7 +39,12 @@ def airflow_env(config: Config, *, repository: Path) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
     }
     environment = {f"AIRFLOW__{name}": value for name, value in options.items()}
-    return {**environment, "AIRFLOW_HOME": str(home), "AIRFLOW_CONN_AWS_DEFAULT": _aws_connection(config)}
+    return {
+        **environment,
+        "AIRFLOW_HOME": str(home),
+        "OMP_NUM_THREADS": str(THREADS_EACH),
+        "AIRFLOW_CONN_AWS_DEFAULT": _aws_connection(config),
+    }
 
 
 def _core(config: Config, *, home: Path, repository: Path) -> dict[str, str]:

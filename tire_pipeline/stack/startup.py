@@ -13,6 +13,7 @@ import httpx
 
 from tire_pipeline.errors import ServiceUnavailable
 from tire_pipeline.stack import migrations
+from tire_pipeline.stack.airflow_env import TRAININGS_AT_ONCE
 from tire_pipeline.stack.config import AIRFLOW_USER, BUCKET, REGION
 from tire_pipeline.stack.health import unhealthy
 from tire_pipeline.stack.postgres import ensure_databases
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 TRAIN_POOL = {
     "name": "train",
-    "slots": 1,
+    "slots": TRAININGS_AT_ONCE,
     "description": "Trainings at one time on this machine",
     "include_deferred": False,
 }

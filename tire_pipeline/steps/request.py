@@ -22,7 +22,7 @@ class RunRequest:
     """What one pipeline run is asked to do, checked whole: the trigger form of `train_and_promote`."""
 
     version: str
-    candidates: tuple[str, ...] = ("cnn", "tiny_vgg", "resnet18")
+    candidates: tuple[str, ...] = ("resnet18", "cnn", "tiny_vgg")
     metric: str = "balanced_accuracy"
     threshold: float = 0.75
     target: str = "production"

@@ -12,7 +12,7 @@ FORM = {"dataset_version": "v1"}
 
 def test_a_bare_form_asks_for_every_candidate_up_to_production() -> None:
     request = check_request(FORM)
-    assert request.candidates == ("cnn", "tiny_vgg", "resnet18")
+    assert request.candidates == ("resnet18", "cnn", "tiny_vgg")
     assert (request.metric, request.threshold, request.target) == ("balanced_accuracy", 0.75, "production")
     assert (request.seed, request.training, request.approval) == (0, (), False)
 
