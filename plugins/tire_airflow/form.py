@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from tire_pipeline.refs import VERSION_PATTERN
+from tire_pipeline.steps.request import TARGETS
 from tire_pipeline.training.config import LOSSES, OPTIMIZERS, RECIPES  # light: no torch behind it
 
 METRICS = (
@@ -18,7 +19,6 @@ METRICS = (
     "auprc",
     "log_loss",
 )
-TARGETS = ("production", "staging", "none")
 
 
 def trigger_form() -> dict[str, Param]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tire_airflow.form import METRICS, TARGETS, trigger_form
+from tire_airflow.form import METRICS, trigger_form
 
 from tire_pipeline import metrics, steps
+from tire_pipeline.steps.request import TARGETS
 from tire_pipeline.training.config import RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
