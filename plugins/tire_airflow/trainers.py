@@ -5,15 +5,17 @@ The contract: the spec (see `steps.training_specs`) goes in as JSON, the bundle 
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import functools
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tire_pipeline.settings import Settings, load_settings
 RETRYABLE = (ServiceUnavailable.exit_code, OutOfResources.exit_code)
 PR_SET_PDEATHSIG = 1
 STOP_S = 5.0
+WORK_FOLDER = "/work"  # in the trainer image: a volume of the container, where the result can be fetched from
 
 
 def train_operator() -> type[BaseOperator]:
@@ -100,7 +103,11 @@ class ProcessTrainOperator(BaseOperator):
 
 
 class DockerTrainOperator(DockerOperator):
-    """Trains in the trainer image. Secrets are filled in when the task runs, so no serialised DAG holds them."""
+    """Trains in the trainer image. Secrets are filled in when the task runs, so no serialised DAG holds them.
+
+    A container is named by run, candidate and spec: a retry follows the one that still trains instead of starting a
+    second, and takes the result of one that ended while nobody watched.
+    """
 
     template_fields = ("spec",)
     operator_extra_links = (MlflowRunLink(),)
@@ -110,26 +117,89 @@ class DockerTrainOperator(DockerOperator):
         super().__init__(
             image="filled in when the task runs",
             command="filled in when the task runs",
-            auto_remove="force",
-            retrieve_output=True,
-            retrieve_output_path="/tmp/result.json",  # noqa: S108  (inside the container)
+            retrieve_output_path=f"{WORK_FOLDER}/result.json",
             mount_tmp_dir=False,
             **kwargs,
         )
         self.spec = spec
 
     def execute(self, context: Context) -> dict[str, Any]:
-        settings = load_settings()
+        settings, ti = load_settings(), context["ti"]
         self.image, self.network_mode = settings.trainer_image, settings.trainer_network
         self.command = trainer_arguments(json.dumps(self.spec), self.retrieve_output_path)
         self._private_environment = {**container_environment(settings), **run_tags(context)}
+        self.container_name = container_name(ti.dag_id, ti.run_id, self.spec)
+        self.labels = {"tire.project": settings.project, "tire.dag": ti.dag_id, "tire.run": ti.run_id}
         if settings.trainer_gpus:
             self.device_requests = [_gpus(settings.trainer_gpus)]
         result: dict[str, Any] = super().execute(context)
         return result
 
+    def _run_image(self) -> Any:
+        """Called by the stock operator once the image is there."""
+        self.container = self._existing() or self._started()
+        lines: collections.deque[str] = collections.deque(maxlen=20)
+        for line in _lines(self.cli.logs(self.container["Id"], stream=True, follow=True)):
+            self.log.info("%s", line)
+            lines.append(line)
+        code = self.cli.wait(self.container["Id"])["StatusCode"]
+        result = None if code else self._attempt_to_retrieve_result()
+        self._remove()
+        if code:
+            raise_for(code, list(lines))
+        return result
+
+    def _existing(self) -> Any:
+        """The container of an earlier try that still trains or has finished; one that failed is removed."""
+        for found in self.cli.containers(all=True, filters={"name": f"^/{self.container_name}$"}):
+            state = self.cli.inspect_container(found["Id"])["State"]
+            if state["Running"] or (state["Status"] == "exited" and state["ExitCode"] == 0):
+                self.log.info("Container %s of an earlier try is %s; it is kept", self.container_name, state["Status"])
+                return found
+            self.cli.remove_container(found["Id"], v=True, force=True)
+        return None
+
+    def _started(self) -> Any:
+        container = self.cli.create_container(
+            image=self.image,
+            command=self.command,
+            name=self.container_name,
+            environment=self._private_environment,
+            labels=self.labels,
+            volumes=[WORK_FOLDER],
+            host_config=self.cli.create_host_config(
+                network_mode=self.network_mode,
+                device_requests=self.device_requests,
+                init=True,
+                read_only=True,
+                tmpfs={"/tmp": "mode=1777"},  # noqa: S108  (inside the container)
+                shm_size="1g",
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                pids_limit=1024,
+            ),
+        )
+        self.cli.start(container["Id"])
+        self.log.info("Container %s trains in %s", self.container_name, self.image)
+        return container
+
+    def _remove(self) -> None:
+        self.cli.remove_container(self.container["Id"], v=True, force=True)
+
+    def on_kill(self) -> None:
+        """Ask the trainer to stop, kill it after some seconds, and remove its container."""
+        if self.container is not None:
+            self.cli.stop(self.container["Id"], timeout=int(STOP_S))
+            self._remove()
+
 
 OPERATORS: dict[str, type[BaseOperator]] = {"process": ProcessTrainOperator, "docker": DockerTrainOperator}
+
+
+def container_name(dag_id: str, run_id: str, spec: Mapping[str, Any]) -> str:
+    """One name for each candidate of a run, so that the engine itself refuses a second container for it."""
+    digest = hashlib.sha256(json.dumps([dag_id, run_id, spec], sort_keys=True).encode()).hexdigest()
+    return f"tire-train-{spec['candidate']}-{digest[:16]}"
 
 
 def run_tags(context: Context) -> dict[str, str]:
@@ -168,6 +238,16 @@ def raise_for(code: int, lines: list[str]) -> None:
     reason = reason or f"the trainer ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
     keep_reason(reason)
     raise (AirflowException if code in RETRYABLE or code < 0 else AirflowFailException)(reason)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Whole lines of a stream of bytes that is cut anywhere; no more than one line is held."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace").rstrip() for line in whole)
+    if rest:
+        yield rest.decode(errors="replace").rstrip()
 
 
 def _gpus(count: int) -> Any:

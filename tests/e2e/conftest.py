@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,9 +73,15 @@ def slack() -> Iterator[FakeSlack]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, slack: FakeSlack) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("e2e") / "home"
+    with stack_of(tmp_path_factory.mktemp("e2e") / "home", os.environ, slack) as running:
+        yield running
+
+
+@contextmanager
+def stack_of(home: Path, environ: Mapping[str, str], slack: FakeSlack) -> Iterator[Running]:
+    """A stack in `home`, started with `environ` and stopped at the end."""
     try:
-        stack.up(home, environ={**os.environ, "TIRE_SLACK_WEBHOOK_URL": slack.url})
+        stack.up(home, environ={**environ, "TIRE_SLACK_WEBHOOK_URL": slack.url})
         live = services(Settings(_env_file=home / STACK_ENV))  # type: ignore[call-arg]
         yield Running(home, live, slack)
         live.close()

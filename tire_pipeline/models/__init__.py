@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision import models as tv
 
 from tire_pipeline.models.plain import cnn, tiny_vgg
 
 BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "cnn": cnn,
     "tiny_vgg": tiny_vgg,
-    "resnet18": lambda num_classes: tv.resnet18(weights=None, num_classes=num_classes),
+    "resnet18": lambda num_classes: _torchvision("resnet18", num_classes),
 }
 
 
@@ -22,3 +21,10 @@ def build(model_type: str, *, num_classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BUILDERS[model_type](num_classes)
+
+
+def _torchvision(name: str, num_classes: int) -> nn.Module:
+    from torchvision import models  # noqa: PLC0415  (two seconds that the small networks need not wait)
+
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    return model

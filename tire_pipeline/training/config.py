@@ -18,9 +18,9 @@ AUGMENTATIONS = ("none", "light")
 
 # What each candidate starts from; every field can be overridden.
 RECIPES: dict[str, dict[str, Any]] = {
-    "cnn": {"epochs": 20, "image_height": 112, "image_width": 112},
-    "tiny_vgg": {"epochs": 12, "image_height": 96, "image_width": 96},
-    "resnet18": {"epochs": 6, "learning_rate": 1e-3, "image_height": 80, "image_width": 80},
+    "cnn": {"epochs": 16, "image_height": 96, "image_width": 96},
+    "tiny_vgg": {"epochs": 12, "image_height": 64, "image_width": 64},
+    "resnet18": {"epochs": 4, "batch_size": 32, "learning_rate": 1e-3, "image_height": 64, "image_width": 64},
 }
 
 
