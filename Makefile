@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
           --no-annotate --custom-compile-command 'make lock' --quiet
 
-.PHONY: help demo test check setup lock bench chaos
+.PHONY: help demo test check setup images lock bench chaos
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,9 +34,16 @@ check: setup  ## lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+images:  ## build the trainer and serving images (BASE_IMAGE=…, DOCKER_BUILD=… for options of docker build)
+	for image in trainer serving; do \
+	  docker build $(DOCKER_BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	    --file docker/$$image.Dockerfile --tag tire-$$image . || exit 1; done
+
 lock: setup  ## resolve requirements*.in again
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
+	for image in trainer serving; do \
+	  $(BIN)/uv pip compile $(LOCK) --constraints requirements.txt docker/$$image.in -o docker/$$image.txt || exit 1; done
 
 bench: setup  ## the measured promises, minutes long
 	$(BIN)/python -m pytest -s -m bench tests
