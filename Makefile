@@ -6,11 +6,11 @@ UV_VERSION := 0.13.8
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
           --no-annotate --custom-compile-command 'make lock' --quiet
 
-.PHONY: help demo test check setup images lock bench chaos
+.PHONY: help demo test check setup images lock bench bench-peers chaos
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: setup  ## start the embedded stack, train on a sample dataset, promote, serve (EXIT=1: stop afterwards)
 	$(BIN)/tire demo $(if $(EXIT),--exit)
@@ -42,11 +42,19 @@ images:  ## build the trainer and serving images (BASE_IMAGE=â€¦, DOCKER_BUILD=â
 lock: setup  ## resolve requirements*.in again
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile $(LOCK) requirements-bench.in -o requirements-bench.txt
 	for image in trainer serving; do \
 	  $(BIN)/uv pip compile $(LOCK) --constraints requirements.txt docker/$$image.in -o docker/$$image.txt || exit 1; done
 
 bench: setup  ## the measured promises, minutes long
 	$(BIN)/python -m pytest -s -m bench tests
+
+bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tire bench loader` is compared with
+
+.venv-bench/.ready: requirements-bench.txt | setup
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --require-hashes --compile-bytecode -r requirements-bench.txt
+	touch $@
 
 chaos: setup  ## kill -9 of the parts of a running stack, minutes long
 	$(BIN)/python -m pytest -s -m chaos tests

@@ -1,14 +1,14 @@
 """### train_and_promote
 Turns one dataset version into a model in production, or says why not.
 
-`validate` → `split` → `train` and `evaluate` for each candidate → `register` → `stage` → `check_serving` → `approve`
-→ `produce` → `report`
+`plan_scan` → `scan` (in pieces, of large versions alone) → `validate` → `split` → `train` and `evaluate` for each
+candidate → `register` → `stage` → `check_serving` → `approve` → `produce` → `report`
 
 **Started** by `dataset_watch` for each new version, or by hand: *Trigger* asks for the version and the options.
 
 **Reading a run**: its note says what was decided and why; so does Slack. A *skipped* task after `register` means that
 a gate said no; the reason is in the note and in the log of the task that was skipped first. A *failed* `validate` names
-what is wrong with the data and the fix; the version's `report.html` in `snapshots/<digest>/` shows it in pictures.
+what is wrong with the data and the fix; the note links the report that shows it in pictures.
 
 **Repeating** is always safe: finished trainings come from the cache, a version is registered once, a promotion is
 made once. *Clear* the failed task.
@@ -31,7 +31,7 @@ from tire_airflow.tasks import step
 from tire_airflow.trainers import train_operator
 
 from tire_pipeline import steps
-from tire_pipeline.refs import EvaluationRef, ModelRef, SnapshotRef, SplitRef, TrainedRef
+from tire_pipeline.refs import EvaluationRef, ModelRef, ScanShard, SnapshotRef, SplitRef, TrainedRef
 
 with DAG(
     dag_id="train_and_promote",
@@ -45,9 +45,18 @@ with DAG(
 ):
 
     @step
+    def plan_scan(params: dict[str, Any]) -> list[dict[str, Any]]:
+        return [asdict(shard) for shard in steps.plan_scan(steps.check_request(params).version)]
+
+    @step(pool="train", map_index_template="{{ part }}")
+    def scan(shard: dict[str, Any]) -> None:
+        get_current_context()["part"] = shard["part"][:12]  # names the mapped task instance
+        steps.scan(ScanShard(**shard))
+
+    @step(trigger_rule=TriggerRule.NONE_FAILED)  # a small version has nothing to scan before
     def validate(params: dict[str, Any]) -> dict[str, Any]:
         request = steps.check_request(params)
-        return asdict(steps.validate(request.version))
+        return asdict(steps.validate(request.version, max_bad=request.max_bad, max_probe=request.max_probe))
 
     @step
     def split(snapshot: dict[str, Any], params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -112,7 +121,9 @@ with DAG(
             raise AirflowFailException(text)
         return text
 
-    candidates = candidate.expand(spec=split(validate()))
+    validated = validate()
+    scan.expand(shard=plan_scan()) >> validated
+    candidates = candidate.expand(spec=split(validated))
     registered = register()
     staged = stage(registered)
     checked = check_serving(staged)

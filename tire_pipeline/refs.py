@@ -44,6 +44,15 @@ class SnapshotRef:
 
 
 @dataclass(frozen=True)
+class ScanShard:
+    """A piece of a dataset version's listing, to be scanned by whoever; `part` (64 hex digits) names its result."""
+
+    version: str
+    part: str
+    num_images: int
+
+
+@dataclass(frozen=True)
 class SplitRef:
     """One train/val/test assignment of a snapshot; `digest` names the parquet file beside the index."""
 
@@ -88,6 +97,23 @@ class EvaluationRef:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> EvaluationRef:
         return cls(**{**record, "trained": TrainedRef(**record["trained"])})
+
+
+@dataclass(frozen=True)
+class CrossValidationRef:
+    """A candidate's figures over all images of a version, each answered by a model that saw nothing of its fold.
+
+    `metrics` as of EvaluationRef; `folds` have the keys fold (a group, or a number), num_images, accuracy.
+    """
+
+    version: str
+    candidate: str
+    kind: str
+    run_id: str
+    metrics: dict[str, float]
+    folds: list[dict[str, Any]]
+    passed: bool
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     airflow_user: str = "admin"
     airflow_password: SecretStr | None = None
 
+    cache_max_bytes: int = Field(100_000_000_000, gt=0)
+
     trainer: Literal["process", "docker", "kubernetes", "sagemaker"] = "process"
     trainer_image: str = "tire-trainer:latest"
     trainer_gpus: int = Field(0, ge=0)
@@ -55,7 +57,7 @@ class Settings(BaseSettings):
 
     @property
     def cache(self) -> Path:
-        """Decoded images and downloaded bundles; everything in it can be deleted at any time."""
+        """Decoded images (at most `cache_max_bytes`) and downloaded bundles; all of it can be deleted at any time."""
         return self.home / "cache"
 
 

@@ -47,6 +47,25 @@ def trigger_form() -> dict[str, Param]:
         "target": Param("production", type="string", enum=list(TARGETS), title="Promote as far as"),
         "approval": Param(False, type="boolean", title="Ask a person before production"),
         "seed": Param(0, type="integer", minimum=0, maximum=2**32 - 1, title="Seed"),
+        "max_bad": Param(
+            None,
+            type=["null", "number"],
+            minimum=0,
+            maximum=1,
+            section="Data",
+            title="Share of unreadable files that is let pass",
+            description="Empty: 0.01.",
+        ),
+        "max_probe": Param(
+            None,
+            type=["null", "number"],
+            minimum=0,
+            maximum=1,
+            section="Data",
+            title="Metadata probe that refuses",
+            description="Refuse the version where size, format, camera and brightness alone tell the label better than "
+            "this (balanced accuracy). Empty: warn above 0.60.",
+        ),
         "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=10_000, section="Training", title="Epochs"),
         "batch_size": Param(
             None, type=["null", "integer"], minimum=2, maximum=4096, section="Training", title="Batch size"

@@ -43,7 +43,7 @@ def _train(folder: Path, rows: pd.DataFrame, seed: int) -> float:
     """Balanced accuracy on the test split of the cnn's recipe; split, weights and order follow `seed`."""
     config = TrainingConfig.of("cnn", seed=seed)
     images = _images(folder, rows, config.image_height)
-    sides = splits.assign(rows, seed=seed).to_numpy()
+    sides = splits.assign(rows, seed=seed).sides.to_numpy()
     y_N = (rows["label"] == "defective").to_numpy(np.int64)
     train, val, test = (np.flatnonzero(sides == side) for side in splits.SIDES)
     assert len(test) >= 160

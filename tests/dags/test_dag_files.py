@@ -78,10 +78,22 @@ def test_no_dag_or_plugin_file_imports_a_heavy_library_at_its_top(file: Path) ->
 def test_the_pipeline_has_the_tasks_of_the_contract_in_their_order(parsed: Any) -> None:
     upstream = parsed[2]["train_and_promote"]
     assert set(upstream) == {
-        *("validate", "split", "train", "evaluate", "register", "stage"),
+        *("plan_scan", "scan", "validate", "split", "train", "evaluate", "register", "stage"),
         *("check_serving", "approve", "produce", "report"),
     }
-    order = ["validate", "split", "train", "evaluate", "register", "stage", "check_serving", "approve", "produce"]
+    order = [
+        "plan_scan",
+        "scan",
+        "validate",
+        "split",
+        "train",
+        "evaluate",
+        "register",
+        "stage",
+        "check_serving",
+        "approve",
+        "produce",
+    ]
     for before, after in pairwise(order):
         assert before in upstream[after]
     assert upstream["report"] == ["evaluate", "produce"]

@@ -98,3 +98,61 @@ def test_a_version_whose_bytes_changed_is_refused_by_name(live: Services, tmp_pa
     live.objects.delete(key)
     with pytest.raises(DataRefused, match=r"good/000\.png"):
         steps.validate("v1", services=live)
+
+
+@pytest.mark.timeout(300)
+def test_a_candidate_is_measured_by_cross_validation_without_any_image_judging_its_own_kind(
+    live: Services, tmp_path: Path
+) -> None:
+    folder = draw(tmp_path / "a", per_class=24)
+    rows = [f"{p.relative_to(folder)},{p.parent.name},{p.parent.name}-{int(p.stem) % 3}" for p in folder.rglob("*.png")]
+    (folder / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
+    steps.push(folder, version="v1", services=live)
+    snapshot = steps.validate("v1", services=live)
+    request = steps.check_request({"dataset_version": "v1", **FORM})
+    done: list[tuple[int, int]] = []
+    measured = steps.cross_validate(
+        snapshot, request, kind="logo", progress=lambda i, n: done.append((i, n)), services=live
+    )
+    assert done[-1] == (6, 6)
+    assert {f["fold"] for f in measured.folds} == {f"{label}-{i}" for label in ("good", "defective") for i in range(3)}
+    assert sum(f["num_images"] for f in measured.folds) == 48
+    assert measured.passed == (measured.metrics["balanced_accuracy"] >= 0.75)
+    assert live.tracking.metrics(measured.run_id)["cv/accuracy"] == pytest.approx(measured.metrics["accuracy"])
+    with pytest.raises(InputError, match=r"'jackknife' is unknown\. Choose from: kfold, logo"):
+        steps.cross_validate(snapshot, request, kind="jackknife", services=live)
+
+
+@pytest.mark.timeout(300)
+def test_the_next_version_is_reported_against_the_data_and_by_the_model_in_production(
+    live: Services, tmp_path: Path
+) -> None:
+    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    models = steps.register(run(live, "v1"), run_key="r1", services=live)
+    steps.stage("balanced_accuracy", snapshot_digest=models[0].snapshot_digest, run_key="r1", services=live)
+    assert steps.produce("balanced_accuracy", threshold=0.75, run_key="r1", services=live).promoted
+    folder = draw(tmp_path / "b", seed=5, per_class=40)
+    swapped = [f"good/{i:03d}.png" for i in (3, 14, 15)]
+    for path in swapped:  # a pit is taken for a good one: its picture lies in the wrong folder
+        (folder / path).write_bytes((folder / path.replace("good", "defective")).read_bytes() + b"\0")
+        (folder / path.replace("good", "defective")).unlink()
+    darker = [p for p in folder.rglob("*.png") if p.relative_to(folder).as_posix() not in swapped]
+    for file in darker:
+        cv2.imwrite(str(file), np.clip(cv2.imread(str(file)).astype(int) - 12, 0, 255).astype(np.uint8))
+    steps.push(folder, version="v2", services=live)
+    snapshot = steps.validate("v2", services=live)
+    record = live.objects.get_json(f"snapshots/{snapshot.digest}/report.json")
+    assert record["reference"] == "v1"
+    assert record["doubter"].startswith(f"the model in production (version {models[0].version}), balanced accuracy")
+    assert set(swapped) <= {s["path"] for s in record["suspects"]}
+    shifted = [s["column"] for s in record["shifts"] if s["notable"]]
+    assert "brightness" in shifted
+    assert not {"width", "height", "format", "label"} & set(shifted)
+    warned = " ".join(record["warnings"])
+    assert f"nothing has shifted against the data of the model in production: found {len(shifted)}" in warned
+    run_id = live.tracking.find_run("tire.data_version", "v2")
+    assert run_id is not None
+    assert live.tracking.metrics(run_id)["data/num_suspects"] == len(record["suspects"])
+    text = steps.report(version="v2", run_key="r2", evaluations=[], services=live)
+    page = f"{live.tracking.run_url(run_id)}/artifacts/report.html"
+    assert f"report on the data: {page}" in text

@@ -19,6 +19,8 @@ import httpx
 import psutil
 import psycopg2
 import pytest
+from botocore.config import Config as S3Options
+from botocore.exceptions import BotoCoreError
 
 from tire_pipeline import stack
 from tire_pipeline.errors import InputError, OutOfResources, ServiceUnavailable
@@ -80,9 +82,10 @@ def config(home: Path) -> Config:
     return config
 
 
-def s3(config: Config, **keys: str) -> Any:
+def s3(config: Config, *, options: Any = None, **keys: str) -> Any:
     return boto3.client(
         "s3",
+        config=options,
         endpoint_url=config.url("s3"),
         region_name="us-east-1",
         aws_access_key_id=keys.get("access", config.secrets.s3_access_key_id),
@@ -203,6 +206,22 @@ def test_a_killed_part_comes_back_and_has_lost_nothing(config: Config, part: str
     until(lambda: settled(config.home, part), f"{part} stays up")
     assert restarts(config.home, part) == before + 1
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.e2e
+def test_an_object_that_the_disk_does_not_take_is_not_acknowledged(config: Config) -> None:
+    remember(config, "before-full")
+    pid = programs(config.home)["s3"]["pid"]
+    psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))  # as full as root can make a disk in a test
+    once = S3Options(retries={"total_max_attempts": 1})
+    with pytest.raises(BotoCoreError):
+        s3(config, options=once).put_object(Bucket="tire", Key="test/large", Body=bytes(200_000))
+    until(lambda: programs(config.home)["s3"]["pid"] not in (0, pid), "s3 is started again")
+    until(lambda: not unwell(config.home), "all is well after the disk was full")
+    assert_remembered(config, "before-full")
+    assert [c["Key"] for c in s3(config).list_objects_v2(Bucket="tire", Prefix="test/large").get("Contents", [])] == []
+    s3(config).put_object(Bucket="tire", Key="test/large", Body=bytes(200_000))
+    assert "could not be written (File too large)" in (config.home / "logs" / "s3.log").read_text()
 
 
 def restarts(home: Path, name: str) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tire_pipeline.bundle import softmax
-from tire_pipeline.training.augment import augment
+from tire_pipeline.training.augment import colour
 from tire_pipeline.training.export import choose_threshold, fit_temperature, review_band
 
 
@@ -38,7 +38,7 @@ def test_the_review_band_holds_the_threshold_and_stays_within_probabilities(thre
 def test_augmentation_keeps_shape_and_range_and_follows_its_generator(size: tuple[int, int]) -> None:
     x_BCHW = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
     first, again, other = (
-        augment(x_BCHW, policy="light", generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+        colour(x_BCHW, policy="light", generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
     )
     assert first.shape == x_BCHW.shape
     assert first.min() >= 0
@@ -46,4 +46,4 @@ def test_augmentation_keeps_shape_and_range_and_follows_its_generator(size: tupl
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, x_BCHW)
-    assert torch.equal(augment(x_BCHW, policy="none", generator=torch.Generator()), x_BCHW)
+    assert torch.equal(colour(x_BCHW, policy="none", generator=torch.Generator()), x_BCHW)

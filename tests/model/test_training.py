@@ -14,6 +14,7 @@ from PIL import Image
 from tests.model.conftest import draw
 from tests.unit.fakes import object_store
 from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.datasets.cache import ImageCache
 from tire_pipeline.datasets.snapshots import build as build_snapshot
 from tire_pipeline.errors import InputError, TireError
 from tire_pipeline.evaluation.answers import answer
@@ -232,14 +233,14 @@ def test_a_bundle_answers_on_rows_of_a_snapshot(bundle: Bundle, tmp_path: Path) 
     store.put("datasets/v1/_READY", b"")
     usable = build_snapshot(store, "v1").usable
     wanted = np.arange(12) % 3 > 0
-    answers = answer(store, bundle, usable, wanted, cache=tmp_path, name="d")
+    answers = answer(store, bundle, usable, wanted, cache=ImageCache(tmp_path), name="d")
     assert answers.rows["path"].tolist() == usable[wanted]["path"].tolist()
     assert np.mean(answers.rows["predicted"] == answers.rows["label"]) >= 0.8
     assert answers.scored.positive == 1
     assert answers.rows[["p_good", "p_bar"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(8), abs=1e-5)
     assert (answers.scored.y_N == pd.Series(usable[wanted]["label"]).map({"good": 0, "bar": 1}).to_numpy()).all()
     with pytest.raises(InputError, match="knows good, bar, but the images are also labelled cut"):
-        answer(store, bundle, usable.assign(label="cut"), wanted, cache=tmp_path, name="d")
+        answer(store, bundle, usable.assign(label="cut"), wanted, cache=ImageCache(tmp_path), name="d")
 
 
 def test_the_bundles_record_says_all_that_serving_needs(bundle: Bundle) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from botocore.exceptions import ClientError
@@ -42,19 +42,38 @@ class FakeS3:
         self.bucket, self.stored, self.read, self.error = bucket, {}, [], None
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes, ContentType: str) -> dict[str, Any]:
+    def put_object(
+        self,
+        *,
+        Bucket: str,
+        Key: str,
+        Body: bytes | BinaryIO,
+        ContentType: str,
+        IfMatch: str = "",
+        IfNoneMatch: str = "",
+    ) -> dict[str, Any]:
         self._check(Bucket)
+        there = self.stored[Key][1] if Key in self.stored else ""
+        if (IfMatch and IfMatch != there) or (IfNoneMatch and there):
+            raise client_error(412, "PreconditionFailed")
+        Body = Body if isinstance(Body, bytes) else Body.read()
         self.now += timedelta(seconds=1)
         etag = f'"{hashlib.md5(Body).hexdigest()}"'  # noqa: S324  (S3's own)
         self.stored[Key] = (Body, etag, self.now)
         return {"ETag": etag}
 
-    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+    def get_object(self, *, Bucket: str, Key: str, Range: str = "", IfMatch: str = "") -> dict[str, Any]:
         self._check(Bucket)
         if Key not in self.stored:
             raise client_error(404, "NoSuchKey")
+        if IfMatch and IfMatch != self.stored[Key][1]:
+            raise client_error(412, "PreconditionFailed")
         self.read.append(Key)
-        return {"Body": io.BytesIO(self.stored[Key][0])}
+        data = self.stored[Key][0]
+        if Range:
+            first, last = map(int, Range.removeprefix("bytes=").split("-"))
+            data = data[first : last + 1]
+        return {"Body": io.BytesIO(data)}
 
     def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         if Bucket != self.bucket or Key not in self.stored:  # HEAD has no body that could tell which is missing
@@ -106,6 +125,8 @@ class FakeTracking:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     made: list[RegisteredVersion] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fail_alias: int = 0
 
     def register(self, *, run_id: str, key: str, tags: Mapping[str, str]) -> RegisteredVersion:
@@ -132,6 +153,22 @@ class FakeTracking:
 
     def run_url(self, run_id: str) -> str:
         return f"http://mlflow/{run_id}"
+
+    def start_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        self.runs[name] = dict(tags)
+        return name
+
+    def find_run(self, tag: str, value: str) -> str | None:
+        return next((run_id for run_id, tags in self.runs.items() if tags.get(tag) == value), None)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], **_: Any) -> None:
+        self.values.setdefault(run_id, {}).update(metrics)
+
+    def log_folder(self, run_id: str, folder: Path, **_: Any) -> None:
+        self.artifacts[run_id] = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def end_run(self, run_id: str, **_: Any) -> None:
+        assert run_id in self.runs
 
 
 @dataclass

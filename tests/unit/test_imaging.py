@@ -114,6 +114,13 @@ def test_a_thin_line_survives_shrinking() -> None:
     assert set(small[:, :31].ravel().tolist()) == {200}
 
 
+def test_no_column_falls_between_the_samples_of_a_little_shrinking() -> None:
+    for column in range(100, 115):
+        pixels = np.full((90, 300, 3), 200, np.uint8)
+        pixels[:, column] = 0
+        assert resize(pixels, height=60, width=200).min() <= 151  # a quarter of it at least
+
+
 def test_png_is_lossless() -> None:
     pixels = decode(picture(3))
     assert np.array_equal(decode(imaging.encode_png(pixels)), pixels)

@@ -15,8 +15,13 @@ def compose(
     evaluations: Sequence[EvaluationRef],
     history: Sequence[Mapping[str, Any]],
     failures: Sequence[str],
+    *,
+    data_report: str = "",
 ) -> str:
-    """Decision first, then the leaderboard, then what failed. `history` is the run's own, newest first."""
+    """Decision first, then the leaderboard, what failed, and where the data is reported on (an address).
+
+    `history` is the run's own, newest first.
+    """
     lines = [f"*{project}*, dataset version `{version}`: {_decision(evaluations, history, failures)}"]
     for e in sorted(evaluations, key=lambda e: e.metrics[e.metric] * (1 if e.metric in LOWER_IS_BETTER else -1)):
         value, low, high = (e.metrics[e.metric + suffix] for suffix in ("", "_low", "_high"))
@@ -24,6 +29,8 @@ def compose(
         name = e.metric.replace("_", " ")
         lines.append(f"• {e.trained.candidate}: {name} {value:.3f} [{low:.3f}, {high:.3f}], {mark}")
     lines += [f"• failed: {f}" for f in failures]
+    if data_report:
+        lines.append(f"• report on the data: {data_report}")
     return "\n".join(lines)
 
 

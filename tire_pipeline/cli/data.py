@@ -76,6 +76,8 @@ def push(
         summary = steps.push(folder, version=version, labels=labels, columns=columns, progress=move)
     for path in summary.skipped[:5]:
         tell(f"skipped, no image: {path}")
+    if summary.left_out:
+        tell(f"left out, not in labels.csv: {len(summary.left_out)} images, the first {summary.left_out[0]}")
     done = f"{summary.uploaded} uploaded" if summary.uploaded else "all there already"
     result(summary, as_json=as_json, text=f"{version}: {summary.num_images} images, {done}")
 
@@ -119,6 +121,10 @@ def pull(
 def validate(
     version: Version,
     max_bad: Annotated[float, typer.Option(help="Share of unreadable files that is let pass.")] = 0.01,
+    max_probe: Annotated[
+        float | None,
+        typer.Option(help="Refuse where metadata alone tells the label better than this; else warn above 0.60."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Snapshot a version and check whether it can be trained from.
@@ -126,7 +132,7 @@ def validate(
     Example: `tire validate demo-v1`
     """
     with progress("reading") as move:
-        snapshot = steps.validate(version, max_bad=max_bad, progress=move)
+        snapshot = steps.validate(version, max_bad=max_bad, max_probe=max_probe, progress=move)
     classes = ", ".join(snapshot.classes)
     text = f"{version}: accepted, {snapshot.num_images} images of {classes}\nsnapshot {snapshot.digest}"
     result(snapshot, as_json=as_json, text=text)

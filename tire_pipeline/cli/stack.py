@@ -60,12 +60,18 @@ def status(as_json: Json = False) -> None:
     """Show each part, whether it answers, and where."""
     from tire_pipeline import stack
 
-    parts = stack.status(load_settings().home)
+    home = load_settings().home
+    parts = stack.status(home)
     if as_json:
         result(parts, as_json=True)
     else:
         rows = [(p.name, p.state, p.pid, p.uptime_s and f"{p.uptime_s:.0f} s", p.address) for p in parts]
         table("", ["part", "state", "pid", "up", "address"], rows)
+        for p in parts:
+            if p.reason:
+                tell(f"{p.name}: {p.reason}")
+        if parts and (shortage := stack.disk_shortage(home)):
+            tell(shortage, title="disk")
     if any(p.state != "healthy" for p in parts) or not parts:
         raise typer.Exit(3)
 

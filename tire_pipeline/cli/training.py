@@ -13,7 +13,8 @@ import typer
 from tire_pipeline import steps
 from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError
-from tire_pipeline.refs import EvaluationRef, TrainedRef
+from tire_pipeline.refs import CrossValidationRef, EvaluationRef, TrainedRef
+from tire_pipeline.steps.request import RunRequest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,7 +31,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The highest rate of the one-cycle schedule.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     loss: Annotated[str | None, typer.Option(help="cross_entropy or focal.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="none or light.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="none, light or crop.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
     spec: Annotated[
@@ -63,19 +64,38 @@ def train(
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)] = "",
     metric: Annotated[str, typer.Option(help="The metric that decides.")] = "balanced_accuracy",
     threshold: Annotated[float, typer.Option(help="What the metric must reach.")] = 0.75,
+    cv: Annotated[str, typer.Option(help="Instead of a run: kfold, or logo, which leaves out a group at a time.")] = "",
+    dataset_version: Annotated[str, typer.Option(help="With --cv: the dataset version.")] = "",
+    model_type: Annotated[str, typer.Option(help="With --cv: the candidate.")] = "cnn",
+    folds: Annotated[int, typer.Option(help="With --cv kfold: how many.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="With --cv: passes over the training images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="With --cv: height and width in pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained candidate on its locked test split. Exit code 1 when it is below the threshold.
+    """Measure a trained candidate on its locked test split, or a kind of candidate by cross-validation.
 
-    Example: `tire evaluate 4f0c… --threshold 0.8`
+    Exit code 1 when it is below the threshold.
+
+    Examples: `tire evaluate 4f0c… --threshold 0.8`, `tire evaluate --dataset-version v1 --model-type cnn --cv logo`
     """
-    evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold)
-    result(evaluation, as_json=as_json, text=_figures(evaluation))
-    if not evaluation.passed:
-        tell(f"below the threshold: {evaluation.reason}")
+    if bool(run) == bool(cv):
+        raise InputError("Give the MLflow run id of a training, or --cv kfold|logo with --dataset-version.")
+    if cv:
+        overrides = {"epochs": epochs, "image_height": image_size, "image_width": image_size}
+        request = _check(dataset_version, model_type, seed, {**overrides, "metric": metric, "threshold": threshold})
+        measured = _cross_validate(request, cv, folds)
+        result(measured, as_json=as_json, text=_cross_validated(measured))
+        passed, reason = measured.passed, measured.reason
+    else:
+        evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold)
+        result(evaluation, as_json=as_json, text=_evaluated(evaluation))
+        passed, reason = evaluation.passed, evaluation.reason
+    if not passed:
+        tell(f"below the threshold: {reason}")
         raise typer.Exit(1)
 
 
@@ -98,12 +118,23 @@ def predict(
 
 
 def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    given = {k: v for k, v in overrides.items() if v is not None}
-    form = {"dataset_version": version, "candidates": [model_type], "seed": seed, **given}
-    request = steps.check_request(form)  # before any image is read
+    request = _check(version, model_type, seed, overrides)
     with progress("reading") as move:
         snapshot = steps.validate(request.version, progress=move)
     return steps.training_specs(steps.split(snapshot, seed=seed), request)[0]
+
+
+def _cross_validate(request: RunRequest, kind: str, k: int) -> CrossValidationRef:
+    with progress("reading") as move:
+        snapshot = steps.validate(request.version, progress=move)
+    with progress("folds") as move:
+        return steps.cross_validate(snapshot, request, kind=kind, k=k, progress=move)
+
+
+def _check(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> RunRequest:
+    """The request, checked before any image is read."""
+    given = {k: v for k, v in overrides.items() if v is not None}
+    return steps.check_request({"dataset_version": version, "candidates": [model_type], "seed": seed, **given})
 
 
 def _read_spec(spec: str) -> dict[str, Any]:
@@ -124,10 +155,20 @@ def _tags() -> dict[str, str]:
     return tags
 
 
-def _figures(e: EvaluationRef) -> str:
-    names = [n for n in e.metrics if not n.endswith(("_low", "_high"))]
-    lines = [
-        f"  {n:<20} {e.metrics[n]:.4f}  [{e.metrics[n + '_low']:.4f}, {e.metrics[n + '_high']:.4f}]" for n in names
-    ]
+def _evaluated(e: EvaluationRef) -> str:
     trained: TrainedRef = e.trained
-    return "\n".join([f"{trained.candidate} on {e.num_test} test images, with 95 % intervals", *lines])
+    return f"{trained.candidate} on {e.num_test} test images, with 95 % intervals\n" + _figures(e.metrics)
+
+
+def _cross_validated(c: CrossValidationRef) -> str:
+    num_images = sum(f["num_images"] for f in c.folds)
+    lines = [f"  fold {f['fold']:<15} {f['accuracy']:.4f}  of {f['num_images']} images" for f in c.folds]
+    head = f"{c.candidate} on {num_images} images, each by a model that saw nothing of its fold; 95 % intervals"
+    return "\n".join([head, _figures(c.metrics), "Accuracy of each fold", *lines, f"MLflow run {c.run_id}"])
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    names = [n for n in metrics if not n.endswith(("_low", "_high"))]
+    return "\n".join(
+        f"  {n:<20} {metrics[n]:.4f}  [{metrics[n + '_low']:.4f}, {metrics[n + '_high']:.4f}]" for n in names
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tire_pipeline.errors import InputError
@@ -13,7 +13,7 @@ LABELS_FILE = "labels.csv"
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """What is known of one path. An empty `label` means: for prediction only."""
 
@@ -42,16 +42,12 @@ def read_text(data: bytes, *, where: str) -> str:
         ) from None
 
 
-def from_folders(paths: Iterable[str]) -> dict[str, Labelled]:
-    """`<class>/…` or `{train,val,test}/<class>/…` to labels. A path without a folder has no label."""
-    labelled = {}
-    for path in paths:
-        folders = path.split("/")[:-1]
-        if len(folders) >= 2 and folders[0] in SPLITS:
-            labelled[path] = Labelled(label=folders[1], split=folders[0])
-        else:
-            labelled[path] = Labelled(label=folders[0] if folders else "")
-    return labelled
+def of_path(path: str) -> Labelled:
+    """`<class>/…` or `{train,val,test}/<class>/…` to its label. A path without a folder has none."""
+    folders = path.split("/")[:-1]
+    if len(folders) >= 2 and folders[0] in SPLITS:
+        return Labelled(label=folders[1], split=folders[0])
+    return Labelled(label=folders[0] if folders else "")
 
 
 def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled]:
@@ -76,6 +72,20 @@ def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled
             raise InputError(f"{LABELS_FILE}, line {reader.line_num}, {problem}. Every image has one row.")
         labelled[path] = _labelled(row, names, reader.line_num)
     return labelled
+
+
+def check_all_there(missing: Collection[str], *, where: str) -> None:
+    """Raise InputError when a labels.csv named paths that are not there."""
+    if missing:
+        raise InputError(
+            f"{where} names {len(missing)} images that are not there: {first_of(missing)}. "
+            "Paths are relative to the dataset folder, with '/' between folders."
+        )
+
+
+def first_of(keys: Collection[str], count: int = 3) -> str:
+    """The first few in order, for a message."""
+    return ", ".join(map(repr, sorted(keys)[:count])) + (" …" if len(keys) > count else "")
 
 
 def _labelled(row: dict[str, str], names: Columns, line: int) -> Labelled:

@@ -1,42 +1,55 @@
 """Snapshots: the immutable, content-addressed reading of a dataset version.
 
-The index is one row an image:
+The index is one row an image, sorted by path:
 
-    path, key, sha256, etag, bytes, label, group, split, format, mode, width, height, camera,
-    brightness (0..255), contrast, sharpness, error (why the image is quarantined, else empty)
+    path, key, sha256, etag, bytes, label, group, split, format, mode, width, height, orientation (EXIF, 1..8), camera,
+    captured_at (YYYY-MM-DDTHH:MM:SS or empty), brightness (0..255), contrast, sharpness, saturation (0..255),
+    phash (16 hex digits), fingerprint (bytes, see `fingerprints`), error (why the image is quarantined, else empty)
+
+It is made in three moves: the version's listing is cut into shards, each shard is scanned into a part, and the parts
+are joined with the labels, a part at a time. The first two are in `parts`, and may be spread over workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from tire_pipeline import imaging
-from tire_pipeline.datasets.versions import Entry, prefix_of, read_version
-from tire_pipeline.errors import DataRefused, InputError
-from tire_pipeline.refs import digest_of
+from tire_pipeline.datasets import parts
+from tire_pipeline.datasets.contents import read_table
+from tire_pipeline.datasets.contradictions import Contradictions
+from tire_pipeline.datasets.labels import first_of
+from tire_pipeline.datasets.parts import SHARD_IMAGES, Shard
+from tire_pipeline.datasets.sandbox import Sandbox
+from tire_pipeline.datasets.versions import prefix_of
+from tire_pipeline.errors import DataRefused
+from tire_pipeline.refs import ScanShard, digest_of
 from tire_pipeline.stores.objects import ObjectStore
 
-NO_FACTS = {
-    "format": "",
-    "mode": "",
-    "width": 0,
-    "height": 0,
-    "camera": "",
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "sharpness": 0.0,
-}
+GROUP_DIGITS = 16
+INDEX = pa.schema(
+    [
+        *((name, pa.string()) for name in ("path", "key", "sha256", "etag")),
+        ("bytes", pa.int64()),
+        *((name, pa.string()) for name in ("label", "group", "split")),
+        *(field for field in parts.FACTS if field.name != "sha256"),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot's digest (64 hex digits) and index. `cached`: read back, not built again."""
+    """A snapshot's digest (64 hex digits) and index. `cached`: no image was read for it."""
 
     digest: str
     index: pd.DataFrame
@@ -52,33 +65,63 @@ def folder_of(digest: str) -> str:
     return f"snapshots/{digest}/"
 
 
+def split_key(digest: str, split_digest: str) -> str:
+    """Where a split of the snapshot lies."""
+    return f"{folder_of(digest)}splits/{split_digest}.parquet"
+
+
 def build(store: ObjectStore, version: str, *, progress: Callable[[int, int], None] | None = None) -> Snapshot:
-    """Read every image of the version once and index it; write the index under its digest.
+    """The snapshot of a version, with its index. See `take`."""
+    digest, cached = take(store, version, progress=progress)
+    return Snapshot(digest, load(store, digest).index, cached)
 
-    An object that has the etag it had when it was indexed is not read again. Raises DataRefused where bytes differ
-    from the sha256 that the manifest states, naming the first keys.
+
+def take(
+    store: ObjectStore,
+    version: str,
+    *,
+    shard_images: int = SHARD_IMAGES,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[str, bool]:
+    """Read what no part holds yet of a version and write its index; the digest, and whether nothing had to be read.
+
+    Holds a part and the version's listing in memory, whatever the number of images. An object that has the size and
+    etag it had when it was scanned is not read again. Raises DataRefused for a version without images, and where bytes
+    differ from the sha256 that the manifest states, naming the first keys.
     """
-    entries = read_version(store, version)
-    if not entries:
-        raise DataRefused(f"The dataset version {version!r} holds no image. Push a folder with images, a class each.")
-    keys = [prefix_of(version) + e.path for e in entries]
-    if (cached := _find(store, entries, keys)) is not None:
-        return cached
-    rows: list[dict[str, Any]] = []
-    for entry, key, data in zip(entries, keys, store.get_many(keys), strict=True):
-        rows.append(_index_row(entry, key, data))
-        if progress:
-            progress(len(rows), len(keys))
-    _check_bytes(entries, [r["sha256"] for r in rows], version)
-    index = pd.DataFrame(rows)
-    digest = _digest([(r["path"], r["sha256"], r["label"], r["group"]) for r in rows])
-    write_frame(store, folder_of(digest) + "index.parquet", index)
-    return Snapshot(digest, index, cached=False)
+    shards = _shards(store, version, shard_images)
+    listing = digest_of([prefix_of(version), *(s.entries.to_pydict() for s in shards)])
+    if known := _known(store, listing):
+        return known, True
+    missing = [s for s in shards if not parts.is_stored(store, s.part)]
+    _scan_all(store, version, missing, sum(s.entries.num_rows for s in shards), progress)
+    return _join(store, version, shards, listing), not missing
 
 
-def load(store: ObjectStore, digest: str) -> Snapshot:
-    """The snapshot by its digest. Raises InputError when it does not exist."""
-    return Snapshot(digest, read_frame(store, folder_of(digest) + "index.parquet"), cached=True)
+def plan(store: ObjectStore, version: str) -> list[ScanShard]:
+    """The shards of a version that nobody has scanned yet, to be scanned anywhere."""
+    return parts.plan(store, version, _shards(store, version, SHARD_IMAGES))
+
+
+def scan(store: ObjectStore, shard: ScanShard) -> None:
+    """Scan one planned shard, unless its part is there already."""
+    if not parts.is_stored(store, shard.part):
+        with Sandbox() as sandbox:
+            parts.scan(store, shard.version, parts.planned(store, shard), sandbox)
+
+
+def load(store: ObjectStore, digest: str, *, columns: Sequence[str] | None = None) -> Snapshot:
+    """The snapshot by its digest, with these columns of its index or all. InputError when it does not exist.
+
+    The index goes by way of the disk, so columns that are not asked for (`fingerprint` is a kilobyte an image) take no
+    memory.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "index.parquet"
+        with path.open("wb") as file:
+            file.writelines(store.stream(folder_of(digest) + "index.parquet"))
+        index = pq.read_table(path, columns=None if columns is None else list(columns)).to_pandas()
+    return Snapshot(digest, index, cached=True)
 
 
 def read_frame(store: ObjectStore, key: str) -> pd.DataFrame:
@@ -91,64 +134,105 @@ def write_frame(store: ObjectStore, key: str, frame: pd.DataFrame) -> None:
     store.put(key, buffer.getvalue())
 
 
-def _find(store: ObjectStore, entries: Sequence[Entry], keys: Sequence[str]) -> Snapshot | None:
-    """The stored snapshot of these entries if each object still has the etag that was indexed.
+def _shards(store: ObjectStore, version: str, shard_images: int) -> list[Shard]:
+    entries = read_table(store, version)
+    if not entries.num_rows:
+        raise DataRefused(f"The dataset version {version!r} holds no image. Push a folder with images, a class each.")
+    return parts.cut(entries, shard_images=shard_images)
 
-    The keys and the given splits are no part of the digest: the index is written anew with those of this version.
+
+def _known(store: ObjectStore, listing: str) -> str:
+    """The snapshot that was made of this very listing and still says so, or nothing.
+
+    Versions of the same content share a snapshot but neither keys nor given splits: its index speaks of the last one.
     """
-    if not all(e.sha256 for e in entries):
-        return None
-    digest = _digest([(e.path, e.sha256, e.label, _group(e, e.sha256)) for e in entries])
-    if store.head(folder_of(digest) + "index.parquet") is None:
-        return None
-    stored = load(store, digest).index.set_index("path").reindex([e.path for e in entries]).reset_index()
-    if stored["etag"].tolist() != [e.etag for e in entries]:
-        return None
-    index = stored.assign(key=keys, split=[e.split for e in entries])
-    if not index.equals(stored):
-        write_frame(store, folder_of(digest) + "index.parquet", index)
-    return Snapshot(digest, index, cached=True)
+    if store.head(_listing_key(listing)) is None:
+        return ""
+    digest: str = store.get_json(_listing_key(listing))["snapshot"]
+    made_of = folder_of(digest) + "listing.json"
+    return digest if store.head(made_of) and store.get_json(made_of) == {"listing": listing} else ""
 
 
-def _digest(rows: list[tuple[str, str, str, str]]) -> str:
-    return digest_of(sorted(rows))
+def _listing_key(listing: str) -> str:
+    return f"snapshots/parts/{listing}.listing.json"
 
 
-def _group(entry: Entry, sha256: str) -> str:
-    """Without a group, an image is grouped with its exact copies."""
-    return entry.group or sha256[:16]
+def _scan_all(
+    store: ObjectStore,
+    version: str,
+    missing: Sequence[Shard],
+    num_images: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    done = num_images - sum(s.entries.num_rows for s in missing)
+
+    def moved(number: int) -> None:
+        nonlocal done
+        done += number
+        if progress:
+            progress(done, num_images)
+
+    if missing:
+        with Sandbox() as sandbox:
+            for shard in missing:
+                parts.scan(store, version, shard, sandbox, moved=moved)
 
 
-def _index_row(entry: Entry, key: str, data: bytes) -> dict[str, Any]:
-    sha256 = hashlib.sha256(data).hexdigest()
-    row = {**asdict(entry), "key": key, "bytes": len(data), "sha256": sha256, **NO_FACTS, "error": ""}
-    del row["size"]
-    row["group"] = _group(entry, sha256)
-    try:
-        if not entry.path.lower().endswith(imaging.EXTENSIONS):
-            raise InputError(f"This is no image by its name. Allowed are {', '.join(imaging.EXTENSIONS)}.")
-        decoded = imaging.decode_file(data)
-    except InputError as error:
-        return {**row, "error": str(error)}
-    height, width = decoded.pixels.shape[:2]
-    return {
-        **row,
-        "format": decoded.format,
-        "mode": decoded.mode,
-        "width": width,
-        "height": height,
-        "camera": decoded.camera,
-        "brightness": imaging.brightness(decoded.pixels),
-        "contrast": imaging.contrast(decoded.pixels),
-        "sharpness": imaging.sharpness(decoded.pixels),
+def _join(store: ObjectStore, version: str, shards: Sequence[Shard], listing: str) -> str:
+    """Join entries and parts into the index, write it under its digest, and return that."""
+    digest = hashlib.sha256(b"[")
+    contradictions = Contradictions()
+    differing: list[str] = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "index.parquet"
+        with pq.ParquetWriter(path, INDEX) as writer:
+            for shard in shards:
+                facts = parts.load(store, shard.part)
+                differing += _differing(shard.entries, facts)
+                rows = _rows(prefix_of(version), shard.entries, facts)
+                digest.update((b"," if shard is not shards[0] else b"") + _digested(rows))
+                contradictions.add(rows)
+                writer.write_table(rows)
+        _check_bytes(differing, version)
+        digest.update(b"]")
+        made = digest.hexdigest()
+        store.put_file(folder_of(made) + "index.parquet", contradictions.marked(path))
+    store.put_json(folder_of(made) + "listing.json", {"listing": listing})
+    store.put_json(_listing_key(listing), {"snapshot": made})
+    return made
+
+
+def _rows(prefix: str, entries: pa.Table, facts: pa.Table) -> pa.Table:
+    """The index rows of a shard. Without a group, an image is grouped with its exact copies."""
+    own_group = pc.utf8_slice_codeunits(facts["sha256"], 0, GROUP_DIGITS)
+    columns = {
+        **{name: entries[name] for name in ("path", "etag", "label", "split")},
+        "key": pc.binary_join_element_wise(prefix, entries["path"], ""),
+        "bytes": entries["size"],
+        "group": pc.if_else(pc.equal(entries["group"], ""), own_group, entries["group"]),
+        **{name: facts[name] for name in facts.column_names},
     }
+    return pa.table([columns[name] for name in INDEX.names], schema=INDEX)
 
 
-def _check_bytes(entries: Sequence[Entry], found: Sequence[object], version: str) -> None:
-    differing = [e.path for e, sha256 in zip(entries, found, strict=True) if e.sha256 and e.sha256 != sha256]
+def _digested(rows: pa.Table) -> bytes:
+    """The rows' share of the digest, which is `digest_of` over the sorted (path, sha256, label, group) of all."""
+    columns = zip(*(rows[name].to_pylist() for name in ("path", "sha256", "label", "group")), strict=True)
+    return ",".join(json.dumps(row, separators=(",", ":"), ensure_ascii=False) for row in columns).encode()
+
+
+def _differing(entries: pa.Table, facts: pa.Table) -> list[str]:
+    """Paths whose bytes are not those of the stated sha256. What was not read, or has none stated, cannot differ."""
+    both = pc.and_(pc.not_equal(entries["sha256"], ""), pc.not_equal(facts["sha256"], ""))
+    differs = pc.and_(both, pc.not_equal(entries["sha256"], facts["sha256"]))
+    paths: list[str] = entries["path"].filter(differs).to_pylist()
+    return paths
+
+
+def _check_bytes(differing: list[str], version: str) -> None:
     if differing:
         raise DataRefused(
             f"{len(differing)} images of dataset version {version!r} have other bytes than their sha256 in the "
-            f"manifest says, the first: {', '.join(map(repr, differing[:3]))}. They were damaged or changed after the "
-            "push; push the version again."
+            f"manifest says, the first: {first_of(differing)}. They were damaged or changed after the push; push the "
+            "version again."
         )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tire_pipeline.bundle import Bundle, Session
-from tire_pipeline.datasets.cache import open_images
+from tire_pipeline.datasets.cache import ImageCache, open_images
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, normalise
 from tire_pipeline.metrics import Scored
@@ -32,7 +31,7 @@ class Answers:
 
 
 def answer(
-    store: ObjectStore, bundle: Bundle, usable: pd.DataFrame, wanted: np.ndarray, *, cache: Path, name: str
+    store: ObjectStore, bundle: Bundle, usable: pd.DataFrame, wanted: np.ndarray, *, cache: ImageCache, name: str
 ) -> Answers:
     """Answers for the rows `usable[wanted]` of the snapshot `name` (its digest).
 
@@ -44,7 +43,7 @@ def answer(
             f"{', '.join(unknown)}. Train a model on these classes."
         )
     spec = bundle.preprocessing
-    images = open_images(store, usable, height=spec.height, width=spec.width, folder=cache, name=name)
+    images = open_images(store, usable, height=spec.height, width=spec.width, cache=cache, name=name)
     positions = np.flatnonzero(wanted)
     session = Session(bundle, threads=2)
     parts = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]

@@ -51,12 +51,19 @@ def make_home(home: Path) -> None:
     home.chmod(0o711 if os.geteuid() == 0 else 0o700)
     for name in DIRECTORIES:
         (home / name).mkdir(mode=0o700, exist_ok=True)
+    if shortage := disk_shortage(home):
+        raise OutOfResources(shortage)
+
+
+def disk_shortage(home: Path) -> str:
+    """What to do where less than 1 GB of disk is free, else nothing."""
     free = shutil.disk_usage(home).free
-    if free < FREE_MIN_BYTES:
-        raise OutOfResources(
-            f"Only {free / 1e9:.1f} GB are free on the disk of {home}; the stack needs 1 GB to start and 8 GB to work "
-            "in. Free some space, or put it on another disk with TIRE_HOME."
-        )
+    if free >= FREE_MIN_BYTES:
+        return ""
+    return (
+        f"Only {free / 1e9:.1f} GB are free on the disk of {home}; the stack needs 1 GB to start and 8 GB to work "
+        "in. Free some space, or put it on another disk with TIRE_HOME."
+    )
 
 
 def exclusive(home: Path, *, timeout_s: float) -> AbstractContextManager[None]:

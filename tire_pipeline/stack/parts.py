@@ -94,7 +94,7 @@ def _s3(config: Config, ours: dict[str, str]) -> Part:
         "DOCKER_HOST": "unix:///nonexistent",  # it removes containers it takes for its own
         "LOG_LEVEL": "WARNING",
     }
-    return Part("s3", [sys.executable, "-m", "ministack"], env, config.home / "s3", stop_wait_s=10)
+    return Part("s3", [sys.executable, "-m", "tire_pipeline.stack.s3_server"], env, config.home / "s3", stop_wait_s=10)
 
 
 def _mlflow(config: Config, ours: dict[str, str]) -> Part:

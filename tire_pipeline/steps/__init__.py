@@ -6,7 +6,18 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 from __future__ import annotations
 
 from tire_pipeline.steps.candidates import evaluate, evaluate_run, train, training_specs
-from tire_pipeline.steps.data import list_versions, pull_version, push, show_version, split, validate, verify_version
+from tire_pipeline.steps.cross_validation import cross_validate
+from tire_pipeline.steps.data import (
+    list_versions,
+    plan_scan,
+    pull_version,
+    push,
+    scan,
+    show_version,
+    split,
+    validate,
+    verify_version,
+)
 from tire_pipeline.steps.production import feedback, monitor, predict
 from tire_pipeline.steps.promotion import (
     check_serving,
@@ -25,12 +36,14 @@ __all__ = [
     "RunRequest",
     "check_request",
     "check_serving",
+    "cross_validate",
     "evaluate",
     "evaluate_run",
     "feedback",
     "list_versions",
     "monitor",
     "note_run",
+    "plan_scan",
     "predict",
     "produce",
     "production_info",
@@ -40,6 +53,7 @@ __all__ = [
     "register",
     "report",
     "rollback",
+    "scan",
     "show_version",
     "split",
     "stage",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
 from tire_pipeline.steps.data import Progress, load_split, split_of
-from tire_pipeline.steps.live import live
+from tire_pipeline.steps.data_report import report_url
+from tire_pipeline.steps.live import image_cache, live
 from tire_pipeline.steps.request import RunRequest, training_config
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def train(
     s = live(services)
     from tire_pipeline.training import run
 
-    positive_class = _positive_class(s, split_ref.snapshot.classes)
+    positive_class = positive_class_of(s, split_ref.snapshot.classes)
     if (cached := run.find_cached(s.objects, split_ref, config, positive_class=positive_class)) is not None:
         return cached
     snapshot, sides = load_split(s, split_ref)
@@ -53,8 +54,8 @@ def train(
         sides=sides,
         config=config,
         positive_class=positive_class,
-        cache=s.settings.cache,
-        tags=tags or {},
+        cache=image_cache(s),
+        tags={"mlflow.note.content": _description(s, split_ref.snapshot.version), **(tags or {})},
     )
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -104,10 +105,16 @@ def answers_on_test(s: Services, key: str, split_ref: SplitRef) -> Answers:
     snapshot, sides = load_split(s, split_ref)
     with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
         bundle = Bundle.load(s.objects.download_folder(f"runs/{key}/bundle/", Path(tmp)))
-        return answer(s.objects, bundle, snapshot.usable, sides == "test", cache=s.settings.cache, name=snapshot.digest)
+        return answer(s.objects, bundle, snapshot.usable, sides == "test", cache=image_cache(s), name=snapshot.digest)
 
 
-def _positive_class(s: Services, classes: list[str]) -> str | None:
+def _description(s: Services, version: str) -> str:
+    """What MLflow shows on the run's page, in Markdown."""
+    url = report_url(s, version)
+    return f"Trained on dataset version `{version}`" + (f": [report on the data]({url})." if url else ".")
+
+
+def positive_class_of(s: Services, classes: list[str]) -> str | None:
     """The configured positive class, or None for a project without one among its classes."""
     return s.settings.positive_class if s.settings.positive_class in classes else None
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tire_pipeline.refs import SnapshotRef, SplitRef, check_version
+from tire_pipeline.errors import DataRefused
+from tire_pipeline.refs import ScanShard, SnapshotRef, SplitRef, check_version
+from tire_pipeline.steps.data_report import champions_data, champions_doubts, publish
 from tire_pipeline.steps.live import live
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
+PROVEN_ANEW_MAX = 2000  # images; some seconds
 
 
 def push(
@@ -37,31 +41,58 @@ def push(
     return versions.push(objects, folder, version=version, labels=labels, columns=columns, progress=progress)
 
 
+def plan_scan(version: str, *, services: Services | None = None) -> list[ScanShard]:
+    """The pieces of a version that are worth scanning side by side before it is validated.
+
+    None where little is new: `validate` reads what is missing.
+    """
+    from tire_pipeline.datasets import snapshots
+
+    missing = snapshots.plan(live(services).objects, version)
+    return missing if len(missing) > 1 else []
+
+
+def scan(shard: ScanShard, *, services: Services | None = None) -> ScanShard:
+    """Read and decode the images of one piece, in limited child processes."""
+    from tire_pipeline.datasets import snapshots
+
+    snapshots.scan(live(services).objects, shard)
+    log.info("scanned %d images of %s: part %s", shard.num_images, shard.version, shard.part[:12])
+    return shard
+
+
 def validate(
     version: str,
     *,
     max_bad: float | None = None,
+    max_probe: float | None = None,
     progress: Progress | None = None,
     services: Services | None = None,
 ) -> SnapshotRef:
-    """Snapshot a dataset version and judge it; the report lies beside the index. DataRefused says what is wrong."""
+    """Snapshot a dataset version and judge it, by itself and against the data of the model in production.
+
+    The report lies beside the index and in MLflow, also when the version is refused. `max_bad`: the share of
+    unreadable files that is let pass (None: 1 %); `max_probe`: the balanced accuracy of the metadata probe above which
+    the version is refused (None: it only warns). DataRefused says what is wrong.
+    """
     check_version(version)  # before the libraries are loaded, which takes seconds
-    from tire_pipeline.datasets import snapshots
+    from tire_pipeline.datasets import shards, snapshots
     from tire_pipeline.validation import report
     from tire_pipeline.validation.expectations import Limits, judge
+    from tire_pipeline.validation.signals import measure
 
     s = live(services)
     snapshot = snapshots.build(s.objects, version, progress=progress)
-    limits = Limits() if max_bad is None else Limits(bad_max=max_bad)
-    record = report.as_record(version, snapshot.digest, snapshot.index, judge(snapshot.index, limits))
-    folder = snapshots.folder_of(snapshot.digest)
-    s.objects.put_json(folder + "report.json", record)
-    html = report.as_html(record, snapshot.index, s.objects.get)
-    s.objects.put(folder + "report.html", html.encode(), content_type="text/html; charset=utf-8")
-    quarantined = snapshot.index.loc[snapshot.index["error"] != "", ["path", "error"]].to_csv(index=False)
-    s.objects.put(folder + "quarantine.csv", quarantined.encode(), content_type="text/csv")
+    limits = Limits(probe_max=max_probe) if max_bad is None else Limits(bad_max=max_bad, probe_max=max_probe)
+    signals = measure(snapshot.usable, reference=champions_data(s), champion=champions_doubts(s, snapshot))
+    verdicts = judge(snapshot.index, limits, signals)
+    record = report.as_record(version, snapshot.digest, snapshot.index, verdicts, signals)
+    publish(s, record, report.as_html(record, snapshot.index, s.objects.get), snapshot.index)
+    for warning in record["warnings"]:
+        log.warning("%s: %s", version, warning)
     if not record["ok"]:
         raise report.refusal(record)
+    shards.pack(s.objects, snapshot.usable, name=snapshot.digest)
     classes = sorted(record["classes"])
     s.ledger.record_snapshot(digest=snapshot.digest, version=version, num_images=record["num_usable"], classes=classes)
     log.info("snapshot %s of %s: %s", snapshot.digest[:12], version, record["classes"])
@@ -69,36 +100,49 @@ def validate(
 
 
 def split(snapshot: SnapshotRef, *, seed: int = 0, services: Services | None = None) -> SplitRef:
-    """Assign every usable image to train, val or test by its group, prove that nothing leaks, and store it."""
+    """Assign every usable image to train, val or test by its group, prove that nothing leaks, and store it.
+
+    Beside the split lies a report: how many images of each class are on each side, which were left out and why, and
+    what a person should know. The same snapshot and seed give the same split: what was decided is remembered.
+    """
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
+    from tire_pipeline.splits.memory import assign_and_remember
 
-    objects = live(services).objects
-    usable = snapshots.load(objects, snapshot.digest).usable
-    sides = splits.assign(usable, seed=seed)
-    splits.prove(usable, sides)
-    digest = splits.digest(usable, sides)
-    frame = usable[["path", "group", "label"]].assign(side=sides)
-    snapshots.write_frame(objects, _split_key(snapshot.digest, digest), frame)
-    count = {side: int((sides == side).sum()) for side in splits.SIDES}
-    log.info("split %s: %s", digest[:12], count)
+    s = live(services)
+    usable = snapshots.load(s.objects, snapshot.digest).usable
+    made = assign_and_remember(s.objects, usable, project=s.settings.project, seed=seed)
+    splits.prove(usable, made.sides, together=made.together)
+    digest = splits.digest(usable, made.sides)
+    frame = usable[["path", "label"]].assign(side=made.sides, **made.together)
+    key = snapshots.split_key(snapshot.digest, digest)
+    snapshots.write_frame(s.objects, key, frame)
+    report = splits.summary(usable, made)
+    s.objects.put_json(key.removesuffix("parquet") + "json", {"seed": seed, **report})
+    count = report["counts"]
+    log.info("split %s: %s, %d left out", digest[:12], count, len(made.left_out))
+    for text in [*made.warnings, *(f"{path}: {why}" for path, why in islice(made.left_out.items(), 10))]:
+        log.warning("split %s: %s", digest[:12], text)
     return SplitRef(snapshot, digest, count["train"], count["val"], count["test"])
 
 
 def load_split(s: Services, split_ref: SplitRef) -> tuple[Snapshot, Any]:
-    """The snapshot and the side of each of its usable rows, proven once more to leak nothing."""
+    """The snapshot and the side of each of its usable rows (empty: left out), proven once more to leak nothing.
+
+    The sides must give the digest that the split is named by. Near-duplicates are looked for again where that takes
+    seconds; beyond PROVEN_ANEW_MAX images the clusters that were found when it was split are believed.
+    """
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
 
     snapshot = snapshots.load(s.objects, split_ref.snapshot.digest)
-    frame = snapshots.read_frame(s.objects, _split_key(split_ref.snapshot.digest, split_ref.digest))
-    sides = snapshot.usable["path"].map(frame.set_index("path")["side"])
-    splits.prove(snapshot.usable, sides)
-    return snapshot, sides.to_numpy()
-
-
-def _split_key(snapshot_digest: str, split_digest: str) -> str:
-    return f"snapshots/{snapshot_digest}/splits/{split_digest}.parquet"
+    usable, key = snapshot.usable, snapshots.split_key(split_ref.snapshot.digest, split_ref.digest)
+    frame = snapshots.read_frame(s.objects, key).set_index("path").reindex(usable["path"]).set_index(usable.index)
+    if splits.digest(usable, frame["side"]) != split_ref.digest:
+        raise DataRefused(f"{key} is not the split it is named by: it was changed, or its snapshot was. Split again.")
+    together = frame[["group", "cluster"]] if len(usable) > PROVEN_ANEW_MAX else None
+    splits.prove(usable, frame["side"], together=together)
+    return snapshot, frame["side"].to_numpy()
 
 
 def split_of(s: Services, tags: Mapping[str, str]) -> SplitRef:
@@ -118,7 +162,7 @@ def list_versions(*, services: Services | None = None) -> list[dict[str, Any]]:
 
 def show_version(version: str, *, services: Services | None = None) -> dict[str, Any]:
     """What a version holds by its manifest or folders; no image is read."""
-    from tire_pipeline.datasets.versions import read_version
+    from tire_pipeline.datasets.contents import read_version
 
     entries = read_version(live(services).objects, version)
     return {
@@ -134,13 +178,13 @@ def verify_version(
     version: str, *, progress: Progress | None = None, services: Services | None = None
 ) -> dict[str, Any]:
     """Read every image again and compare it with the manifest. DataRefused names the first that differ."""
-    from tire_pipeline.datasets.versions import verify
+    from tire_pipeline.datasets.contents import verify
 
     return {"version": version, "num_images": verify(live(services).objects, version, progress=progress)}
 
 
 def pull_version(version: str, out: Path, *, services: Services | None = None) -> int:
     """Copy a version into a folder, which must be empty or not exist; returns the number of images."""
-    from tire_pipeline.datasets.versions import pull
+    from tire_pipeline.datasets.contents import pull
 
     return pull(live(services).objects, version, out)

@@ -1,10 +1,11 @@
-"""Live services for a step that was given none."""
+"""Live services for a step that was given none, and what follows from their settings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tire_pipeline.datasets.cache import ImageCache
     from tire_pipeline.wiring import Services
 
 
@@ -13,3 +14,10 @@ def live(given: Services | None) -> Services:
     from tire_pipeline.wiring import services
 
     return given or services()
+
+
+def image_cache(s: Services) -> ImageCache:
+    """This host's decoded images."""
+    from tire_pipeline.datasets.cache import ImageCache
+
+    return ImageCache(s.settings.cache, s.settings.cache_max_bytes)

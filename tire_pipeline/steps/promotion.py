@@ -13,6 +13,7 @@ from tire_pipeline.errors import GateRefused, InputError, TireError
 from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef
 from tire_pipeline.steps.candidates import answers_on_test
 from tire_pipeline.steps.data import split_of
+from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.live import live
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def report(
     from tire_pipeline.alerts.run_report import compose
 
     s = live(services)
-    text = compose(s.settings.project, version, evaluations, promotions(run_key=run_key, services=s), failures)
+    history, url = promotions(run_key=run_key, services=s), report_url(s, version)
+    text = compose(s.settings.project, version, evaluations, history, failures, data_report=url)
     send(s.settings, text)
     return text
 

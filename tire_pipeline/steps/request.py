@@ -29,6 +29,8 @@ class RunRequest:
     seed: int = 0
     training: tuple[tuple[str, Any], ...] = ()
     approval: bool = False
+    max_bad: float | None = None
+    max_probe: float | None = None
 
 
 def check_request(form: Mapping[str, Any]) -> RunRequest:
@@ -36,7 +38,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
     from tire_pipeline.metrics import canonical, names
     from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates
 
-    own = {"dataset_version", "candidates", "metric", "threshold", "target", "seed", "approval"}
+    own = {"dataset_version", "candidates", "metric", "threshold", "target", "seed", "approval", "max_bad", "max_probe"}
     training = merge_form({k: v for k, v in form.items() if k not in own})
     if unknown := sorted(form.keys() - own - set(TrainingConfig.__dataclass_fields__) - {"model_type"}):
         raise InputError(
@@ -55,6 +57,8 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
         seed=_whole(form, "seed", default.seed),
         training=tuple(sorted(training.items())),
         approval=bool(form.get("approval")),
+        max_bad=_share(form, "max_bad"),
+        max_probe=_share(form, "max_probe"),
     )
     for candidate in request.candidates:  # a configuration that cannot be used is refused before anything starts
         training_config(request, candidate)
@@ -70,6 +74,15 @@ def _number(form: Mapping[str, Any], field: str, default: float) -> float:
     if not math.isfinite(number):
         raise InputError(f"{field} is {value!r}, but must be a number.")
     return number
+
+
+def _share(form: Mapping[str, Any], field: str) -> float | None:
+    if form.get(field) in (None, ""):
+        return None
+    share = _number(form, field, 0.0)
+    if not 0 <= share <= 1:
+        raise InputError(f"{field} is {share:g}, but must be a share between 0 and 1.")
+    return share
 
 
 def _whole(form: Mapping[str, Any], field: str, default: int) -> int:

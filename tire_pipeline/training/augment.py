@@ -1,44 +1,82 @@
-"""Augmentation of whole uint8 batches, on the device that trains."""
+"""Augmentation: where an image's pixels go is decided and done as it is read, in uint8, by the thread that reads ahead
+(`batches.load`); its colours change on whole batches on the device that trains, and float comes last.
+
+What a tyre on a belt does before a camera, with no effect on its label: `light` flips both ways, turns by a quarter,
+shifts by up to 8 % with reflected borders, and scales brightness and contrast by up to 20 %. `crop` does all of it but
+the shift: its images are cut (`batches.draw_boxes`). `none` changes nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels
 
 SHIFT_FRACTION = 0.08
 
 
-def augment(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
-    """Float images 0..255 in, the same shape and range out. `none` changes nothing.
+def draw_moves(
+    num_images: int, *, policy: str, height: int, width: int, generator: torch.Generator
+) -> npt.NDArray[np.int64] | None:
+    """How to move each image: (N, 5) of mirrored, upended, turned (0 or 1), pixels down, pixels right. None for `none`.
 
-    `light` flips both ways, turns by a quarter, shifts by up to 8 % with reflected borders, and scales brightness and
-    contrast by up to 20 %: what a tyre on a belt does before a camera, with no effect on its label.
+    Only square images are turned: what is turned keeps its size.
     """
     if policy == "none":
-        return x_BCHW
-    x_BCHW = _flip_and_turn(x_BCHW, generator)
-    x_BCHW = _shift(x_BCHW, generator)
+        return None
+    moves_N5 = np.zeros((num_images, 5), np.int64)
+    moves_N5[:, :3] = (torch.rand(num_images, 3, generator=generator) < 0.5).numpy()
+    if height != width:
+        moves_N5[:, 2] = 0
+    if policy == "light":
+        for column, side in ((3, height), (4, width)):
+            most = max(1, round(SHIFT_FRACTION * side))
+            moves_N5[:, column] = torch.randint(-most, most + 1, (num_images,), generator=generator).numpy()
+    return moves_N5
+
+
+def move(image_HWC: Pixels, move_5: Sequence[int], out_HWC: Pixels) -> None:
+    """Write the image to `out_HWC`, of the same size: turned, then flipped, then shifted.
+
+    A turn is a transposition: with the flips it makes all eight ways to lay a square. What comes in at the border is
+    its reflection, without the outermost row itself.
+    """
+    mirrored, upended, turned, down, right = move_5
+    if turned:
+        image_HWC = cast("Pixels", cv2.transpose(image_HWC))
+    if mirrored or upended:  # cv2: 1 left-right, 0 top-bottom, -1 both
+        image_HWC = cast("Pixels", cv2.flip(image_HWC, -1 if mirrored and upended else mirrored))
+    height, width = image_HWC.shape[:2]
+    kept_HWC = image_HWC[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    borders = (max(0, down), max(0, -down), max(0, right), max(0, -right))  # top, bottom, left, right
+    cv2.copyMakeBorder(kept_HWC, *borders, cv2.BORDER_REFLECT_101, dst=out_HWC)
+
+
+def colour(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
+    """uint8 images in, float images 0..255 of the same shape and memory out."""
+    made_BCHW = x_BCHW.to(torch.float32, copy=True)
+    if policy == "none":
+        return made_BCHW
     gain, bias = (_uniform(len(x_BCHW), 0.2, generator).to(x_BCHW.device) for _ in range(2))
-    return (x_BCHW * (1 + gain) + 64 * bias).clamp_(0, 255)
+    return made_BCHW.mul_(1 + gain).add_(64 * bias).clamp_(0, 255)
 
 
-def _flip_and_turn(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    choices = torch.rand(3, len(x_BCHW), generator=generator) < 0.5
-    for flipped, dims in zip(choices[:2], ((3,), (2,)), strict=True):
-        x_BCHW = torch.where(flipped[:, None, None, None].to(x_BCHW.device), x_BCHW.flip(dims), x_BCHW)
-    if x_BCHW.shape[2] == x_BCHW.shape[3]:
-        x_BCHW = torch.where(choices[2][:, None, None, None].to(x_BCHW.device), x_BCHW.transpose(2, 3), x_BCHW)
+def normalise_(x_BCHW: Tensor) -> Tensor:
+    """Float images 0..255 as the model's input, (x/255 − mean)/std by channel, in channels-last memory. In place where
+    they lie there already: memory fresh from the system costs a CPU more than the arithmetic."""
+    x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = x_BCHW.shape
+    mean, std = (torch.tensor(v, device=x_BCHW.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    x_rows = x_BCHW.permute(0, 2, 3, 1).view(batch, height, width * channels)  # long rows, which a CPU vectorises
+    x_rows.mul_((1 / (255 * std)).repeat(width)).sub_((mean / std).repeat(width))
     return x_BCHW
-
-
-def _shift(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    height, width = x_BCHW.shape[2:]
-    pad_y, pad_x = max(1, round(SHIFT_FRACTION * height)), max(1, round(SHIFT_FRACTION * width))
-    padded = F.pad(x_BCHW, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
-    ys = torch.randint(0, 2 * pad_y + 1, (len(x_BCHW),), generator=generator).tolist()
-    xs = torch.randint(0, 2 * pad_x + 1, (len(x_BCHW),), generator=generator).tolist()
-    return torch.stack([p[:, y : y + height, x : x + width] for p, y, x in zip(padded, ys, xs, strict=True)])
 
 
 def _uniform(n: int, spread: float, generator: torch.Generator) -> Tensor:

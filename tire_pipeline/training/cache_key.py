@@ -9,8 +9,17 @@ from typing import Any
 from tire_pipeline.refs import SplitRef, digest_of
 from tire_pipeline.training.config import TrainingConfig
 
-# What a bundle's content depends on. Reports, commands and stores may change without a new training.
-SOURCES = ("training", "models", "imaging.py", "bundle.py", "metrics.py", "datasets/cache.py", "splits")
+# What a bundle's content depends on. Reports, commands and stores may change without a new training; how a split came
+# about, too: the key has its digest.
+SOURCES = (
+    "training",
+    "models",
+    "imaging.py",
+    "bundle.py",
+    "metrics.py",
+    "datasets/cache.py",
+    "datasets/pixels.py",
+)
 
 
 def parts(split: SplitRef, config: TrainingConfig, positive_class: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tire_pipeline.errors import InputError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 LOSSES = ("cross_entropy", "focal")
-AUGMENTATIONS = ("none", "light")
+AUGMENTATIONS = ("none", "light", "crop")
 
 # What each candidate starts from; every field can be overridden.
 RECIPES: dict[str, dict[str, Any]] = {

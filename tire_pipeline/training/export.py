@@ -13,8 +13,9 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from tire_pipeline.bundle import MODEL, Bundle, Session, softmax
+from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
-from tire_pipeline.imaging import Pixels, Preprocessing, normalise
+from tire_pipeline.imaging import Preprocessing, normalise
 from tire_pipeline.metrics import Floats, Ints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
@@ -25,7 +26,7 @@ PARITY_MAX = 1e-4
 
 def export(
     model: nn.Module,
-    images_NHWC: Pixels,
+    images_NHWC: Images,
     labels_N: Ints,
     val: Ints,
     *,

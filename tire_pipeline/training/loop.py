@@ -8,17 +8,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
-from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from tire_pipeline.metrics import Ints, Scored, point
 from tire_pipeline.models import build
-from tire_pipeline.training.augment import augment
+from tire_pipeline.training.augment import colour, draw_moves, normalise_
+from tire_pipeline.training.batches import draw_boxes, load, seed_of
 from tire_pipeline.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ CPU = torch.device("cpu")
 class Examples:
     """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with."""
 
-    images_NHWC: Pixels
+    images_NHWC: Images
     labels_N: Ints
     train: Ints
     val: Ints
@@ -54,7 +56,6 @@ def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, 
     if config.threads:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
-        torch.manual_seed(config.seed)
         return _fit(examples, config, on_epoch)
 
 
@@ -66,11 +67,10 @@ def _fit(examples: Examples, config: TrainingConfig, on_epoch: Callable[[int, Ep
     steps = config.epochs * _num_batches(len(examples.train), config.batch_size)
     optimizer = _optimizer(model, config)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
-    generator = torch.Generator().manual_seed(config.seed)
     fitted, best_loss = Fitted(model), math.inf
     for epoch in range(config.epochs):
         start = time.monotonic()
-        loss = _train_epoch(model, examples, config, optimizer, scheduler, generator, device)
+        loss = _train_epoch(model, examples, config, optimizer, scheduler, epoch, device)
         metrics = {"train/loss": loss, **_validate(model, examples, device)}
         metrics["train/images_per_s"] = len(examples.train) / (time.monotonic() - start)
         fitted.history.append(metrics)
@@ -93,17 +93,25 @@ def _train_epoch(
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
+    epoch: int,
     device: torch.device,
 ) -> float:
-    """One pass over the training rows; the mean loss."""
+    """One pass over the training rows; the mean loss. Order, augmentation and dropout follow from seed and epoch."""
     model.train()
     total = 0.0
+    torch.manual_seed(seed_of(config.seed, epoch, "dropout"))
+    generator = torch.Generator().manual_seed(seed_of(config.seed, epoch, "images"))
     order = examples.train[torch.randperm(len(examples.train), generator=generator).numpy()]
-    for rows in _batches(order, config.batch_size):
-        x_BCHW = augment(_load(examples.images_NHWC, rows, device), policy=config.augmentation, generator=generator)
+    parts = list(_batches(order, config.batch_size))
+    boxes, (height, width) = None, examples.images_NHWC.shape[1:3]
+    if config.augmentation == "crop":
+        boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
+    draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
+    moves = [draw(len(rows)) for rows in parts]
+    for rows, loaded_BCHW in zip(parts, load(examples.images_NHWC, parts, boxes=boxes, moves=moves), strict=True):
+        x_BCHW = colour(loaded_BCHW.to(device), policy=config.augmentation, generator=generator)
         y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
-        loss = _loss(model(_normalise(x_BCHW)), y_B, config)
+        loss = _loss(model(normalise_(x_BCHW)), y_B, config)
         if not torch.isfinite(loss):
             raise TireError(
                 f"The loss of {config.model_type} became {loss.item()} after {total:.3g} summed so far. Lower "
@@ -118,11 +126,11 @@ def _train_epoch(
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images_NHWC: Pixels, rows: Ints, device: torch.device = CPU) -> Tensor:
+def predict_logits(model: nn.Module, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
     """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
     model.eval()
-    parts = [model(_normalise(_load(images_NHWC, part, device))).float().cpu() for part in _batches(rows, 64)]
-    return torch.cat(parts)
+    loaded = load(images_NHWC, list(_batches(rows, 64)))
+    return torch.cat([model(normalise_(x_BCHW.to(device).float())).float().cpu() for x_BCHW in loaded])
 
 
 def _validate(model: nn.Module, examples: Examples, device: torch.device) -> EpochMetrics:
@@ -158,16 +166,3 @@ def _batches(rows: Ints, size: int) -> Iterator[Ints]:
 
 def _num_batches(num_images: int, size: int) -> int:
     return max(1, min(math.ceil(num_images / size), num_images // 2))
-
-
-def _load(images_NHWC: Pixels, rows: Ints, device: torch.device = CPU) -> Tensor:
-    """Rows as float images 0..255, (B, C, H, W) in channels-last memory."""
-    batch = torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(device)
-    return batch.permute(0, 3, 1, 2).float()
-
-
-def _normalise(x_BCHW: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(v, device=x_BCHW.device)[None, :, None, None] * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return ((x_BCHW - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from tire_pipeline.bundle import MODEL, Bundle
-from tire_pipeline.datasets.cache import open_images
+from tire_pipeline.datasets.cache import ImageCache, open_images
 from tire_pipeline.datasets.snapshots import Snapshot
 from tire_pipeline.refs import SplitRef, TrainedRef
 from tire_pipeline.stores.objects import ObjectStore
@@ -39,7 +39,7 @@ class Job:
     sides: np.ndarray
     config: TrainingConfig
     positive_class: str | None
-    cache: Path
+    cache: ImageCache
     tags: Mapping[str, str]
 
 
@@ -106,7 +106,7 @@ def _fit_and_export(
         usable,
         height=config.image_height,
         width=config.image_width,
-        folder=job.cache,
+        cache=job.cache,
         name=job.snapshot.digest,
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import great_expectations as gx
 import pandas as pd
@@ -17,9 +17,13 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations import core as gxe
 
 from tire_pipeline.errors import TireError
+from tire_pipeline.validation.signals import Signals
 
-SUITE_VERSION = 1
+SUITE_VERSION = 2
 INDEX_COLUMNS = ("path", "key", "sha256", "bytes", "label", "group", "width", "height", "format", "brightness")
+
+
+Severity = Literal["refuse", "warn"]
 
 
 @dataclass(frozen=True)
@@ -30,37 +34,53 @@ class Limits:
     images_per_class_min: int = 10
     side_min_px: int = 32
     bad_max: float = 0.01
+    probe_warns: float = 0.60
+    probe_max: float | None = None
+    """Above it the version is refused; None only warns."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One expectation's outcome, in words: what was demanded, what was found, and how to mend it."""
+    """One expectation's outcome, in words: what was demanded, what was found, and how to mend it.
+
+    One that is not ok refuses the version, or only warns, by its severity.
+    """
 
     name: str
     ok: bool
     demand: str
     found: str
     fix: str
+    severity: Severity = "refuse"
+
+    @property
+    def refuses(self) -> bool:
+        return not self.ok and self.severity == "refuse"
+
+    @property
+    def warns(self) -> bool:
+        return not self.ok and self.severity == "warn"
 
 
-def judge(index: pd.DataFrame, limits: Limits) -> list[Verdict]:
-    """The verdict of every expectation on an index (see `datasets.snapshots`).
+def judge(index: pd.DataFrame, limits: Limits, signals: Signals | None = None) -> list[Verdict]:
+    """The verdict of every expectation on an index (see `datasets.snapshots`) and on its signals.
 
     Raises TireError when a canary passes: then no verdict could be believed.
     """
     canary_limits = replace(limits, num_images_min=3, images_per_class_min=2)
     for name, canary in _canaries().items():
-        if all(v.ok for v in _judge(canary, canary_limits)):
+        if not any(v.refuses for v in _judge(canary, canary_limits, Signals())):
             raise TireError(f"The validation suite let the {name} canary pass; none of its verdicts can be believed.")
-    return _judge(index, limits)
+    return _judge(index, limits, signals or Signals())
 
 
-def _judge(index: pd.DataFrame, limits: Limits) -> list[Verdict]:
+def _judge(index: pd.DataFrame, limits: Limits, signals: Signals) -> list[Verdict]:
     readable = index[index["error"] == ""] if "error" in index else index
     labelled = readable[readable["label"] != ""] if "label" in readable else readable
     counts = labelled["label"].value_counts() if "label" in labelled else pd.Series(dtype=int)
     classes = pd.DataFrame({"label": counts.index.astype(str), "count": counts.to_numpy()})
-    summary = pd.DataFrame({"bad_share": [(len(index) - len(readable)) / len(index) if len(index) else 1.0]})
+    bad_share = (len(index) - len(readable)) / len(index) if len(index) else 1.0
+    summary = pd.DataFrame([{"bad_share": bad_share, **signals.as_row(len(labelled))}])
     return [
         *_run(labelled, _index_suite(limits), naming="path"),
         *_run(classes, _class_suite(limits), naming="label"),
@@ -68,7 +88,7 @@ def _judge(index: pd.DataFrame, limits: Limits) -> list[Verdict]:
     ]
 
 
-Demand = tuple[Any, str, str]  # expectation, the demand in words, the fix
+Demand = tuple[Any, ...]  # expectation, the demand in words, the fix, and the severity where it only warns
 
 
 def _index_suite(limits: Limits) -> list[Demand]:
@@ -125,13 +145,62 @@ def _class_suite(limits: Limits) -> list[Demand]:
 
 
 def _summary_suite(limits: Limits) -> list[Demand]:
-    return [
+    warnings = [
         (
-            gxe.ExpectColumnValuesToBeBetween(column="bad_share", min_value=0.0, max_value=limits.bad_max),
+            gxe.ExpectColumnMinToBeBetween(column="smallest_class_share", min_value=0.1),
+            "the smallest class has at least a tenth of the images of the largest",
+            "Add images of the small classes, or judge by balanced accuracy and recall.",
+        ),
+        (
+            _at_most("largest_group_share", 0.2),
+            "no group holds more than 20 % of the images",
+            "A group lies on one side of the split as a whole; divide it where it is several physical things.",
+        ),
+        (
+            _at_most("duplicate_share", 0.1),
+            "at most 10 % of the images are near-copies of another",
+            "Copies teach nothing; the report shows them side by side. They are kept on one side of the split.",
+        ),
+        (
+            _at_most("outlier_share", 0.02),
+            "at most 2 % of the images stand apart in size, light or focus",
+            "Look at them in the report: a camera may be set up wrongly.",
+        ),
+        (
+            _at_most("suspect_share", 0.02),
+            "at most 2 % of the labels are doubtful",
+            "Look at them in the report, correct labels.csv where they are wrong, and push a new version.",
+        ),
+        (
+            _at_most("num_shifts", 0),
+            "nothing has shifted against the data of the model in production",
+            "See the report for what moved; new cameras or light need new labelled images.",
+        ),
+        (
+            _at_most("num_changed_classes", 0),
+            "the classes are those of the model in production",
+            "Check the spelling of the classes; a new class cannot be compared with the champion.",
+        ),
+    ]
+    refusals = [
+        (
+            _at_most("bad_share", limits.bad_max),
             f"at most {limits.bad_max:.1%} of the files are unreadable",
             "See quarantine.csv for each file and its reason; export these again, or raise --max-bad.",
         )
     ]
+    fix = "Photograph every class with the same cameras and light: a model would learn these instead of the defect."
+    if limits.probe_max is None or limits.probe_max > limits.probe_warns:
+        demand = f"size, format, camera and brightness tell the label at most at {limits.probe_warns:.2f}"
+        warnings.insert(0, (_at_most("metadata_probe", limits.probe_warns), demand, fix))
+    if limits.probe_max is not None:
+        demand = f"the metadata probe reaches at most {limits.probe_max:.2f} (--max-probe)"
+        refusals.append((_at_most("metadata_probe", limits.probe_max), demand, fix))
+    return [*refusals, *((*warning, "warn") for warning in warnings)]
+
+
+def _at_most(column: str, limit: float) -> Any:
+    return gxe.ExpectColumnMaxToBeBetween(column=column, min_value=0.0, max_value=limit)
 
 
 def _run(frame: pd.DataFrame, suite: list[Demand], *, naming: str = "") -> list[Verdict]:
@@ -143,10 +212,10 @@ def _run(frame: pd.DataFrame, suite: list[Demand], *, naming: str = "") -> list[
     result = batch.validate(
         gx.ExpectationSuite(name="suite", expectations=[demand[0] for demand in suite]), result_format=result_format
     )
-    by_config = {_key(r.expectation_config.type, r.expectation_config.kwargs): r for r in result.results}
+    by_config = {_key(r.expectation_config): r for r in result.results}
     if len(by_config) != len(suite):
         raise TireError(f"Great Expectations gave {len(by_config)} results for {len(suite)} expectations.")
-    return [_verdict(by_config[_key(e.expectation_type, e.configuration.kwargs)], *rest) for e, *rest in suite]
+    return [_verdict(by_config[_key(e.configuration)], *rest) for e, *rest in suite]
 
 
 @cache
@@ -157,21 +226,25 @@ def _batch_definition() -> Any:
     return asset.add_batch_definition_whole_dataframe("all")
 
 
-def _key(kind: str, kwargs: Mapping[str, Any]) -> str:
-    return f"{kind}:{kwargs.get('column', '')}"
+def _key(config: Any) -> tuple[str, ...]:
+    """What tells the expectations of a suite apart."""
+    return (config.type, *(str(config.kwargs.get(name, "")) for name in ("column", "min_value", "max_value")))
 
 
-def _verdict(result: Any, demand: str, fix: str) -> Verdict:
+def _verdict(result: Any, demand: str, fix: str, severity: Severity = "refuse") -> Verdict:
     details = result.result or {}
     judged = details.get("element_count", 1) != 0 and bool(details)
-    name = _key(result.expectation_config.type, result.expectation_config.kwargs).rstrip(":")
+    name = ":".join(part for part in _key(result.expectation_config)[:2] if part)
     found = _found(details) if judged else "there is nothing to judge"
-    return Verdict(name=name, ok=bool(result.success) and judged, demand=demand, found=found, fix=fix)
+    return Verdict(
+        name=name, ok=bool(result.success) and judged, demand=demand, found=found, fix=fix, severity=severity
+    )
 
 
 def _found(details: Mapping[str, Any]) -> str:
     if "observed_value" in details:
-        return f"found {details['observed_value']}"
+        observed = details["observed_value"]
+        return f"found {observed:.3g}" if isinstance(observed, float) else f"found {observed}"
     if not (differing := details.get("unexpected_count", 0)):
         return "so it is"
     rows = details.get("partial_unexpected_index_list") or details.get("partial_unexpected_list", [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -13,20 +13,26 @@ from jinja2 import Environment
 
 from tire_pipeline import imaging
 from tire_pipeline.errors import DataRefused
-from tire_pipeline.validation.expectations import Verdict
+from tire_pipeline.validation.expectations import SUITE_VERSION, Verdict
+from tire_pipeline.validation.signals import Signals
 
 THUMBNAIL_PX = 120
 SAMPLES_PER_CLASS = 8
+LISTED = 200  # of a kind in report.json
+SHOWN = 12  # of a kind in pictures
 
 
-def as_record(version: str, digest: str, index: pd.DataFrame, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What report.json holds: counts, classes, quarantine and verdicts, with `ok` for all of them together."""
+def as_record(
+    version: str, digest: str, index: pd.DataFrame, verdicts: Sequence[Verdict], signals: Signals | None = None
+) -> dict[str, Any]:
+    """What report.json holds: counts, classes, quarantine, signals and verdicts; `ok` when none of these refuses."""
     readable = index[index["error"] == ""]
     labelled = readable[readable["label"] != ""]
+    signals = signals or Signals()
     return {
         "version": version,
         "snapshot": digest,
-        "ok": all(v.ok for v in verdicts),
+        "ok": not any(v.refuses for v in verdicts),
         "num_images": len(index),
         "num_usable": len(labelled),
         "num_groups": int(labelled["group"].nunique()),
@@ -40,13 +46,35 @@ def as_record(version: str, digest: str, index: pd.DataFrame, verdicts: Sequence
             .items()
         },
         "quarantined": index.loc[index["error"] != "", ["path", "error"]].to_dict("records"),
+        "suite_version": SUITE_VERSION,
         "verdicts": [asdict(v) for v in verdicts],
+        "warnings": [f"{v.demand}: {v.found}. {v.fix}" for v in verdicts if v.warns],
+        "metadata_probe": signals.probe,
+        "num_suspects": len(signals.suspects),
+        "suspects": [asdict(s) for s in signals.suspects[:LISTED]],
+        "doubter": signals.doubter,
+        "num_outliers": len(signals.outliers),
+        "outliers": [asdict(o) for o in signals.outliers[:LISTED]],
+        "num_duplicate_clusters": len(signals.duplicates),
+        "duplicates": [_rows(labelled, cluster) for cluster in signals.duplicates[:LISTED]],
+        "reference": signals.reference,
+        "shifts": [{**asdict(s), "notable": s.notable} for s in signals.shifts],
+        "new_classes": signals.new_classes,
+        "missing_classes": signals.missing_classes,
     }
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """The record's numbers by name, to be followed from version to version."""
+    counts = {name: record[name] for name in record if name.startswith("num_")}
+    probe = {} if record["metadata_probe"] is None else {"metadata_probe": record["metadata_probe"]}
+    lengths = {"num_quarantined": len(record["quarantined"]), "num_warnings": len(record["warnings"])}
+    return {**counts, **lengths, **probe}
 
 
 def refusal(record: dict[str, Any]) -> DataRefused:
     """The error for a record that is not ok: each demand that failed, what was found, and the fix."""
-    failed = [v for v in record["verdicts"] if not v["ok"]]
+    failed = [v for v in record["verdicts"] if not v["ok"] and v["severity"] == "refuse"]
     lines = [f"{v['demand']}: {v['found']}. {v['fix']}" for v in failed]
     quarantined = record["quarantined"]
     first = f" First unreadable file: {quarantined[0]['path']}: {quarantined[0]['error']}" if quarantined else ""
@@ -64,13 +92,31 @@ def as_html(record: dict[str, Any], index: pd.DataFrame, read: Callable[[str], b
         str(label): [_thumbnail(read(key)) for key in rows.sort_values("sha256")["key"].head(SAMPLES_PER_CLASS)]
         for label, rows in readable.groupby("label")
     }
+    pictures = {key: _thumbnail(read(key)) for key in _pictured(record)}
     template = (files("tire_pipeline.validation") / "report.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True).from_string(template).render(record=record, sheets=sheets)
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(record=record, sheets=sheets, pictures=pictures, shown=SHOWN)
+    )
+
+
+def _rows(labelled: pd.DataFrame, positions: Sequence[int]) -> list[dict[str, str]]:
+    columns = ["path", "key", "label", "group"]
+    found = labelled.iloc[list(positions)][columns].itertuples(index=False, name=None)
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _pictured(record: dict[str, Any]) -> set[str]:
+    """Keys of the images that the page shows beside the samples."""
+    copies = [row["key"] for cluster in record["duplicates"][:SHOWN] for row in cluster[:4]]
+    doubted = [row["key"] for row in record["suspects"][:SHOWN]]
+    return {*copies, *doubted, *(row["key"] for row in record["outliers"][:SHOWN])}
 
 
 def _thumbnail(data: bytes) -> str:
     pixels = imaging.decode(data)
     scale = THUMBNAIL_PX / max(pixels.shape[:2])
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    jpeg = imaging.encode_jpeg(imaging.resize(pixels, height=height, width=width), quality=80)
+    jpeg = imaging.encode_jpeg(imaging.shrink(pixels, height=height, width=width), quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

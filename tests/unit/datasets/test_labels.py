@@ -1,11 +1,12 @@
 import pytest
 
-from tire_pipeline.datasets.labels import Columns, Labelled, from_csv, from_folders, read_text
+from tire_pipeline.datasets.labels import Columns, Labelled, from_csv, of_path, read_text
 from tire_pipeline.errors import InputError
 
 
 def test_a_folder_is_a_class_and_given_splits_stand_above_it() -> None:
-    assert from_folders(["good/1.jpg", "good/a/2.jpg", "test/bad/3.jpg", "train/4.jpg", "5.jpg"]) == {
+    paths = ["good/1.jpg", "good/a/2.jpg", "test/bad/3.jpg", "train/4.jpg", "5.jpg"]
+    assert {path: of_path(path) for path in paths} == {
         "good/1.jpg": Labelled("good"),
         "good/a/2.jpg": Labelled("good"),
         "test/bad/3.jpg": Labelled("bad", split="test"),

@@ -117,11 +117,12 @@ def test_an_empty_version_is_refused(store: ObjectStore) -> None:
         build(store, "v1")
 
 
-def test_progress_counts_every_image(tmp_path: Path, store: ObjectStore) -> None:
+def test_progress_ends_at_the_number_of_images(tmp_path: Path, store: ObjectStore) -> None:
     push(store, folder(tmp_path), version="v1")
     seen: list[tuple[int, int]] = []
     build(store, "v1", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == sorted(seen)
+    assert seen[-1] == (3, 3)
 
 
 def test_a_snapshot_that_does_not_exist_is_an_input_error(store: ObjectStore) -> None:

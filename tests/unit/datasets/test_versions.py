@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import client_error, object_store, picture
-from tire_pipeline.datasets import versions
-from tire_pipeline.datasets.versions import MANIFEST, READY, Entry, find_marker, push, read_version
+from tire_pipeline.datasets import contents, versions
+from tire_pipeline.datasets.contents import read_version
+from tire_pipeline.datasets.versions import MANIFEST, READY, Entry, find_marker, push
 from tire_pipeline.errors import DataRefused, InputError
 from tire_pipeline.stores.objects import ObjectStore
 
@@ -68,7 +69,7 @@ def test_a_push_repairs_objects_that_were_lost_or_cut_short(tmp_path: Path, stor
     store.delete("datasets/v1/bad/2.png")
     store.put("datasets/v1/bad/3.png", b"short")
     assert push(store, folder, version="v1").uploaded == 2
-    assert versions.verify(store, "v1") == 3
+    assert contents.verify(store, "v1") == 3
 
 
 def test_a_push_that_dies_halfway_leaves_nothing_to_train_from(tmp_path: Path) -> None:
@@ -202,17 +203,17 @@ def test_versions_are_listed_by_their_markers_and_no_image_is_touched(tmp_path: 
 
 def test_verify_names_images_with_other_bytes_of_the_same_length(tmp_path: Path, store: ObjectStore) -> None:
     push(store, draw(tmp_path, "good/1.png", "good/2.png"), version="v1")
-    assert versions.verify(store, "v1") == 2
+    assert contents.verify(store, "v1") == 2
     data = store.get("datasets/v1/good/2.png")
     store.put("datasets/v1/good/2.png", data[:-1] + b"x")
     with pytest.raises(DataRefused, match=r"1 of 2 images .* 'good/2.png'"):
-        versions.verify(store, "v1")
+        contents.verify(store, "v1")
 
 
 def test_a_pulled_version_is_what_was_pushed_and_overwrites_nothing(tmp_path: Path, store: ObjectStore) -> None:
     folder = draw(tmp_path / "in", "good/1.png", "bad/a b.png")
     push(store, folder, version="v1")
-    assert versions.pull(store, "v1", tmp_path / "out") == 2
+    assert contents.pull(store, "v1", tmp_path / "out") == 2
     assert (tmp_path / "out/bad/a b.png").read_bytes() == (folder / "bad/a b.png").read_bytes()
     with pytest.raises(InputError, match="is not empty"):
-        versions.pull(store, "v1", tmp_path / "out")
+        contents.pull(store, "v1", tmp_path / "out")

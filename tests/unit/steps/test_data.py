@@ -73,7 +73,7 @@ def test_a_group_that_given_splits_tear_apart_is_named(tmp_path: Path, fake: Any
     (folder / "labels.csv").write_text("\n".join(["path,label,group,split", *rows]))
     steps.push(folder, version="v1", services=fake)
     snapshot = steps.validate("v1", services=fake)
-    with pytest.raises(LeakageError, match="first: 'good3' in test and train"):
+    with pytest.raises(LeakageError, match=r"first: 'good3' in test \(good/3\.png\) and train \(good/1\.png\)"):
         steps.split(snapshot, services=fake)
 
 

@@ -121,7 +121,7 @@ def test_results_come_in_order_with_a_bounded_number_ahead() -> None:
             taken.append(i)
             yield i
 
-    results = _ordered(lambda i: i, items(), 2)
+    results = _ordered(lambda i: i, items(), 2, 8)
     assert next(results) == 0
     assert len(taken) <= 8
     assert list(results) == list(range(1, 100))

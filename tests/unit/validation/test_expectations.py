@@ -7,7 +7,11 @@ import pytest
 
 from tire_pipeline.errors import TireError
 from tire_pipeline.validation import expectations, report
+from tire_pipeline.validation.drift import Shift
 from tire_pipeline.validation.expectations import Limits, judge
+from tire_pipeline.validation.label_errors import Suspect
+from tire_pipeline.validation.outliers import Outlier
+from tire_pipeline.validation.signals import Signals
 
 
 def index(**counts: int) -> pd.DataFrame:
@@ -33,7 +37,8 @@ def index(**counts: int) -> pd.DataFrame:
 
 def refused(frame: pd.DataFrame, limits: Limits | None = None) -> dict[str, str]:
     """Each demand that failed, and what was found; without the canaries, which take five times as long."""
-    return {v.demand: v.found for v in expectations._judge(frame, limits or Limits()) if not v.ok}
+    verdicts = expectations._judge(frame, limits or Limits(), Signals())
+    return {v.demand: v.found for v in verdicts if v.refuses}
 
 
 def test_a_good_index_passes_every_expectation() -> None:
@@ -107,13 +112,13 @@ def test_a_suite_that_lets_a_canary_pass_is_not_believed(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["empty", "all-null", "missing-column", "one-class", "unreadable"])
 def test_every_canary_differs_from_a_good_frame_in_its_own_fault(name: str) -> None:
     limits = Limits(num_images_min=3, images_per_class_min=2)
-    assert not all(v.ok for v in expectations._judge(expectations._canaries()[name], limits))
+    assert any(v.refuses for v in expectations._judge(expectations._canaries()[name], limits, Signals()))
 
 
 def test_a_refusal_says_each_demand_what_was_found_and_the_fix() -> None:
     frame = index(good=50, cut=3)
     frame.loc[:4, "error"] = "This is no readable image (truncated)."
-    record = report.as_record("v1", "d" * 64, frame, expectations._judge(frame, Limits()))
+    record = report.as_record("v1", "d" * 64, frame, expectations._judge(frame, Limits(), Signals()))
     assert not record["ok"]
     said = str(report.refusal(record))
     assert "'v1' was refused; nothing was trained" in said
@@ -121,3 +126,42 @@ def test_a_refusal_says_each_demand_what_was_found_and_the_fix() -> None:
     assert "Add images to the small classes" in said
     assert "(2) at most 1.0% of the files are unreadable: " in said
     assert "First unreadable file: good/0.jpg: This is no readable image" in said
+
+
+SUSPECT = Suspect("a", "a", "good", "bad", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("signals", "warning"),
+    [
+        (
+            Signals(probe=0.61),
+            "size, format, camera and brightness tell the label at most at 0.60",
+        ),
+        (Signals(smallest_class_share=0.05), "the smallest class has at least a tenth of the images of the largest"),
+        (Signals(largest_group_share=0.21), "no group holds more than 20 % of the images"),
+        (Signals(duplicates=[list(range(12))]), "at most 10 % of the images are near-copies of another"),
+        (Signals(suspects=[SUSPECT] * 3), "at most 2 % of the labels are doubtful"),
+        (
+            Signals(outliers=[Outlier(str(i), "", "brightness", 1.0, 50.0, 100.0) for i in range(3)]),
+            "at most 2 % of the images stand apart in size, light or focus",
+        ),
+        (
+            Signals(shifts=[Shift("brightness", 0.5, 1e-9, "median 100", "median 50")]),
+            "nothing has shifted against the data of the model in production",
+        ),
+        (Signals(new_classes=["cut"]), "the classes are those of the model in production"),
+    ],
+)
+def test_each_signal_warns_alone_and_refuses_nothing(signals: Signals, warning: str) -> None:
+    verdicts = expectations._judge(index(), Limits(), signals)
+    assert [v.demand for v in verdicts if v.warns] == [warning]
+    assert not any(v.refuses for v in verdicts)
+
+
+def test_the_metadata_probe_refuses_where_it_was_given_a_limit() -> None:
+    limits, told = Limits(probe_max=0.7), Signals(probe=0.71)
+    assert [v.demand for v in expectations._judge(index(), limits, told) if v.refuses] == [
+        "the metadata probe reaches at most 0.70 (--max-probe)"
+    ]
+    assert not any(v.refuses for v in expectations._judge(index(), limits, Signals(probe=0.69)))

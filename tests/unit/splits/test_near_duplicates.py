@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.splits.planting import ALTERATIONS, num_joined, plant
+from tire_pipeline import imaging, splits
+from tire_pipeline.errors import InputError
+from tire_pipeline.fingerprints import fingerprint
+from tire_pipeline.imaging import Pixels
+from tire_pipeline.sample import draw_sample
+
+PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "pitting"
+
+
+@pytest.fixture(scope="module")
+def tyres(tmp_path_factory: pytest.TempPathFactory) -> list[Pixels]:
+    """Fifty photographs, each of another tyre."""
+    folder = tmp_path_factory.mktemp("sample") / "tyres"
+    draw_sample(folder, num_images=160, size=200, seed=3)
+    return [imaging.decode(p.read_bytes()) for p in sorted(folder.glob("*/*-0.jpg"))[:50]]
+
+
+@pytest.fixture(scope="module")
+def planted(tyres: list[Pixels]) -> pd.DataFrame:
+    """Fifty tyres and 200 altered copies of them."""
+    return plant(tyres)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Pixels]:
+    """Real photographs of pits in steel, two hundred of them."""
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip("The real photographs (shared/data/pitting beside the repository) are not here.")
+    files = sorted(PHOTOGRAPHS.glob("*/*.jpg"))
+    chosen = np.random.default_rng(0).permutation(len(files))[:200]
+    return [imaging.decode(files[i].read_bytes()) for i in chosen]
+
+
+def torn(index: pd.DataFrame, split: splits.Split) -> list[int]:
+    """The pictures of which copies are on different sides."""
+    on = split.sides != splits.LEFT_OUT
+    sides = split.sides[on].groupby(index["original"][on]).nunique()
+    return [int(original) for original in sides.index[sides > 1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_hundred_altered_copies_are_on_the_sides_of_their_originals(planted: pd.DataFrame, seed: int) -> None:
+    split = splits.assign(planted, seed=seed)
+    assert torn(planted, split) == []
+    assert split.left_out == {}
+    splits.prove(planted, split.sides)
+
+
+@pytest.mark.parametrize("how", [a.__name__ for a in ALTERATIONS])
+def test_nearly_every_altered_copy_is_found_without_the_help_of_others(planted: pd.DataFrame, how: str) -> None:
+    index = planted[planted["how"].isin(["", how])]
+    cluster_N = splits.near_duplicate_clusters(index["fingerprint"].tolist())
+    found, _ = num_joined(cluster_N, index["original"])
+    assert found >= 49
+
+
+def test_distinct_tyres_are_hardly_ever_taken_for_one(planted: pd.DataFrame) -> None:
+    cluster_N = splits.near_duplicate_clusters(planted["fingerprint"].tolist())
+    first_of_each = planted["how"].to_numpy() == ""
+    _, mistaken = num_joined(cluster_N[first_of_each], planted["original"][first_of_each])
+    assert mistaken <= 2  # of 1,225 pairs
+
+
+def test_altered_copies_of_real_photographs_are_on_the_sides_of_their_originals(photographs: list[Pixels]) -> None:
+    index = plant(photographs)
+    cluster_N = splits.near_duplicate_clusters(index["fingerprint"].tolist())
+    found, _ = num_joined(cluster_N, index["original"])
+    assert found >= 196
+    split = splits.assign(index, seed=0)
+    assert torn(index, split) == []
+    splits.prove(index, split.sides)
+
+
+def test_near_duplicate_clusters_are_the_groups_where_none_is_given(planted: pd.DataFrame) -> None:
+    groups = splits.assign(planted, seed=0).together["group"]
+    assert groups.groupby(planted["original"]).nunique().max() == 1
+    assert groups.nunique() >= 48
+
+
+def test_given_groups_are_joined_by_near_duplicates(tyres: list[Pixels]) -> None:
+    index = plant(tyres, num_each=1)
+    index["group"] = [f"tyre-{i:02d}" for i in range(len(index))]
+    groups = splits.assign(index, seed=0).together["group"]
+    assert groups.iloc[len(tyres) :].tolist() == ["tyre-00", "tyre-01", "tyre-02", "tyre-03"]
+
+
+def test_clusters_do_not_depend_on_the_order_of_images(planted: pd.DataFrame) -> None:
+    turned = planted.iloc[::-1]
+    one, other = (set(splits.link(rows).clusters(np.ones(len(rows), bool))) for rows in (planted, turned))
+    assert len(one) == len(other)
+    named = [splits.assign(rows, seed=0).together["cluster"] for rows in (planted, turned)]
+    assert named[0].sort_index().equals(named[1].sort_index())
+
+
+def test_a_cluster_is_numbered_by_its_first_image(tyres: list[Pixels]) -> None:
+    one, two, three = (fingerprint(pixels) for pixels in tyres[:3])
+    assert splits.near_duplicate_clusters([one, two, one, three, two]).tolist() == [0, 1, 0, 3, 1]
+
+
+def test_images_without_a_fingerprint_are_like_no_other(tyres: list[Pixels]) -> None:
+    assert splits.near_duplicate_clusters([b"", fingerprint(tyres[0]), b""]).tolist() == [0, 1, 2]
+    assert splits.near_duplicate_clusters([]).tolist() == []
+
+
+def test_blank_pictures_are_not_all_one_cluster() -> None:
+    blank = [fingerprint(np.full((90, 120, 3), shade, np.uint8)) for shade in (0, 128)]
+    ramp = fingerprint(np.tile(np.linspace(0, 255, 120, dtype=np.uint8)[None, :, None], (90, 1, 3)))
+    assert splits.near_duplicate_clusters([*blank, ramp])[2] == 2
+
+
+def test_a_fingerprint_of_another_release_is_refused_with_the_way_out(tyres: list[Pixels]) -> None:
+    known = fingerprint(tyres[0])
+    for foreign in (known[:-1], bytes([99]) + known[1:]):
+        with pytest.raises(InputError, match="Take the snapshot again: `tire validate"):
+            splits.near_duplicate_pairs([known, foreign])

@@ -1,0 +1,72 @@
+"""Commands that measure: bench loader."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tire_pipeline.cli.output import Json, progress, result, table, tell
+
+if TYPE_CHECKING:
+    from tire_pipeline.bench.measure import Row
+
+bench = typer.Typer(no_args_is_help=True, help="Measure the product against what people use instead.")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def measurements() -> None:
+    """Measure the product against what people use instead."""
+
+
+@bench.command()
+def loader(
+    num_images: Annotated[int, typer.Option(min=1, help="How many images an epoch has.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each design is measured.")] = 5,
+    height: Annotated[int, typer.Option(min=16, help="Rows of a loaded image.")] = 224,
+    width: Annotated[int, typer.Option(min=16, help="Columns of a loaded image.")] = 224,
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Your own pictures, instead of drawn ones.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare loaders of images by CPU time and images a second, in one interleaved run on an S3 server of its own.
+
+    Example: `tire bench loader --num-images 2000 --rounds 5`
+    """
+    from tire_pipeline import stack
+    from tire_pipeline.bench.loader import DESIGNS, Plan, compare
+    from tire_pipeline.bench.measure import as_json as document
+
+    plan = Plan(num_images, rounds, height, width, folder)
+    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name, progress("measuring") as move:
+        home, work = Path(name) / "home", Path(name) / "work"
+        work.mkdir()
+        try:
+            stack.up(home, parts=("s3",), environ={})
+            rows = compare(plan, home=home, work=work, say=tell, progress=move)
+        finally:
+            stack.down(home)
+    if as_json:
+        result(document(rows, designs=DESIGNS), as_json=True)
+        return
+    columns = ["design", "CPU µs", "× naive", "lowest–highest", "normalised", "× naive", "images/s"]
+    table("CPU µs an image, medians", columns, [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.design.replace(" ", "\N{NO-BREAK SPACE}"),
+        f"{row.cpu_us_per_image:,.0f}",
+        f"{row.times_naive or 0:,.1f}",
+        f"{row.cpu_us_per_image_min:,.0f}–{row.cpu_us_per_image_max:,.0f}",
+        f"{row.cpu_us_per_image_normalised:,.0f}",
+        f"{row.times_naive_normalised or 0:,.1f}",
+        f"{row.images_per_s:,.0f}",
+    ]

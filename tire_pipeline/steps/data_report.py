@@ -1,0 +1,105 @@
+"""The report on a dataset version: what it is compared with, and where people find it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.steps.live import image_cache
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tire_pipeline.datasets.snapshots import Snapshot
+    from tire_pipeline.validation.label_errors import Doubter
+    from tire_pipeline.validation.signals import Reference
+    from tire_pipeline.wiring import Services
+
+log = logging.getLogger(__name__)
+
+
+def champions_data(s: Services) -> Reference | None:
+    """What the model in production was trained on, or None where there is no such model or its snapshot is gone."""
+    from tire_pipeline.datasets import snapshots
+    from tire_pipeline.validation.signals import REFERENCE_COLUMNS, Reference
+
+    if (champion := s.tracking.by_alias("production")) is None:
+        return None
+    version, digest = champion.tags["tire.version"], champion.tags["tire.snapshot"]
+    if s.objects.head(snapshots.folder_of(digest) + "index.parquet") is None:
+        log.warning("the snapshot %s of the model in production is gone: nothing to compare with", digest[:12])
+        return None
+    return Reference(version, snapshots.load(s.objects, digest, columns=REFERENCE_COLUMNS).usable)
+
+
+def champions_doubts(s: Services, snapshot: Snapshot) -> Doubter | None:
+    """What the model in production says of the images of this snapshot that it did not learn from, by group and
+    content; None where there is no such model or image, or where it knows other classes."""
+    import numpy as np
+
+    from tire_pipeline.bundle import Bundle
+    from tire_pipeline.evaluation.answers import answer
+    from tire_pipeline.validation.label_errors import ROWS_MAX, doubter
+
+    if (champion := s.tracking.by_alias("production")) is None:
+        return None
+    usable, learnt = snapshot.usable, _learnt_from(s, champion.tags)
+    if learnt is None:
+        return None
+    new_N = ~(usable["sha256"].isin(learnt["sha256"]) | usable["group"].isin(learnt["group"])).to_numpy()
+    labels = sorted(set(usable["label"][new_N]))
+    with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
+        bundle = Bundle.load(s.objects.download_folder(champion.tags["tire.bundle"], Path(tmp)))
+        if labels != sorted(bundle.classes) or labels != sorted(set(usable["label"])) or new_N.sum() > ROWS_MAX:
+            return None
+        answers = answer(s.objects, bundle, usable, new_N, cache=image_cache(s), name=snapshot.digest)
+    columns = [bundle.classes.index(label) for label in labels]
+    name = f"the model in production (version {champion.version})"
+    return doubter(name, np.flatnonzero(new_N), answers.scored.p_NK[:, columns], usable)
+
+
+def _learnt_from(s: Services, tags: Mapping[str, str]) -> pd.DataFrame | None:
+    """Content and group of what a registered version was trained and chosen by; None where that is gone."""
+    from tire_pipeline.datasets import snapshots
+
+    digest, key = tags["tire.snapshot"], snapshots.split_key(tags["tire.snapshot"], tags["tire.split"])
+    if s.objects.head(key) is None or s.objects.head(snapshots.folder_of(digest) + "index.parquet") is None:
+        return None
+    sides = snapshots.read_frame(s.objects, key).set_index("path")["side"]
+    index = snapshots.load(s.objects, digest, columns=["path", "sha256", "group"]).index
+    return index[index["path"].map(sides).isin(["train", "val"])]
+
+
+def publish(s: Services, record: Mapping[str, Any], html: str, index: pd.DataFrame) -> None:
+    """Put the report beside the index, and where people look: into an MLflow run for each version. Safe to repeat."""
+    from tire_pipeline.datasets.snapshots import folder_of
+    from tire_pipeline.validation.report import figures
+
+    version, digest = record["version"], record["snapshot"]
+    quarantined = index.loc[index["error"] != "", ["path", "error"]].to_csv(index=False)
+    made = {
+        "report.html": (html, "text/html; charset=utf-8"),
+        "quarantine.csv": (quarantined, "text/csv"),
+        "report.json": (json.dumps(record, indent=1, ensure_ascii=False), "application/json"),
+    }
+    for name, (text, kind) in made.items():
+        s.objects.put(folder_of(digest) + name, text.encode(), content_type=kind)
+    tags = {"tire.data": f"{version}@{digest}", "tire.data_version": version, "tire.snapshot": digest}
+    known = s.tracking.find_run("tire.data", tags["tire.data"])
+    run_id = known or s.tracking.start_run(f"data {version}", params={}, tags=tags)
+    s.tracking.log_metrics(run_id, {f"data/{name}": value for name, value in figures(record).items()})
+    with tempfile.TemporaryDirectory(prefix="tire-report-") as tmp:
+        for name, (text, _) in made.items():
+            (Path(tmp) / name).write_text(text, encoding="utf-8")
+        s.tracking.log_folder(run_id, Path(tmp))
+    s.tracking.end_run(run_id)
+
+
+def report_url(s: Services, version: str) -> str:
+    """Where a browser shows the newest report on this version; empty before there is one."""
+    run_id = s.tracking.find_run("tire.data_version", version)
+    return f"{s.tracking.run_url(run_id)}/artifacts/report.html" if run_id else ""
