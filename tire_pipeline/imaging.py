@@ -17,6 +17,9 @@ from PIL import ExifTags, Image
 
 from tire_pipeline.errors import InputError
 
+# Whoever decodes many images has a thread a core; OpenCV's own, for one image, would cost more time than they save.
+cv2.setNumThreads(1)
+
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")

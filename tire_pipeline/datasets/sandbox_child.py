@@ -77,7 +77,6 @@ def _facts(data: bytes) -> Facts:
 
 def _limit() -> None:
     warnings.simplefilter("error")  # a file that makes a decoder warn is a damaged one
-    cv2.setNumThreads(1)
     Image.init()
     Image.MAX_IMAGE_PIXELS = None  # ours is lower, and says what to do
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
