@@ -160,7 +160,7 @@ def _epoch(images_NHWC: Images, policy: str, *, seed: int, turns: bool = True) -
     for moves_B5 in moves if not turns else ():
         if moves_B5 is not None:
             moves_B5[:, 2] = 0
-    for loaded_BCHW in load(images_NHWC, parts, boxes=boxes, moves=moves):
+    for loaded_BCHW in load(images_NHWC, parts, boxes=boxes, moves=moves, device=torch.device("cpu")):
         start_s = time.thread_time()
         normalise_(colour(loaded_BCHW, policy=policy, generator=generator))
         device_cpu_s += time.thread_time() - start_s

@@ -40,8 +40,12 @@ def load(
     *,
     boxes: Sequence[npt.NDArray[np.int64]] | None = None,
     moves: Sequence[npt.NDArray[np.int64] | None] | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Tensor]:
     """The rows of each part as uint8 (B, C, H, W) in channels-last memory, read by a thread up to two parts ahead.
+
+    Cached images for a device that is this CPU are read when they are wanted: a thread would only compete with it, and
+    its batches would have left the processor's cache when they are used.
 
     With `boxes` (see `draw_boxes`), one array a part, images are cut to them and brought back to their size; with
     `moves` (see `augment.draw_moves`) they are then flipped, turned and shifted.
@@ -56,6 +60,9 @@ def load(
             batch_BHWC = cut_and_move(_images_of(images_NHWC, parts[number]), part_boxes, part_moves)
         return torch.from_numpy(batch_BHWC).permute(0, 3, 1, 2)
 
+    if device is not None and device.type == "cpu" and not isinstance(images_NHWC, RemoteImages):
+        yield from map(read, range(len(parts)))
+        return
     pending: deque[Future[Tensor]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
         try:

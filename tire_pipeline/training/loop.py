@@ -108,7 +108,9 @@ def _train_epoch(
         boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
     draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
     moves = [draw(len(rows)) for rows in parts]
-    for rows, loaded_BCHW in zip(parts, load(examples.images_NHWC, parts, boxes=boxes, moves=moves), strict=True):
+    for rows, loaded_BCHW in zip(
+        parts, load(examples.images_NHWC, parts, boxes=boxes, moves=moves, device=device), strict=True
+    ):
         x_BCHW = colour(loaded_BCHW.to(device), policy=config.augmentation, generator=generator)
         y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
         loss = _loss(model(normalise_(x_BCHW)), y_B, config)
@@ -129,7 +131,7 @@ def _train_epoch(
 def predict_logits(model: nn.Module, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
     """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
     model.eval()
-    loaded = load(images_NHWC, list(_batches(rows, 64)))
+    loaded = load(images_NHWC, list(_batches(rows, 64)), device=device)
     return torch.cat([model(normalise_(x_BCHW.to(device).float())).float().cpu() for x_BCHW in loaded])
 
 
