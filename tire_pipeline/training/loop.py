@@ -108,9 +108,8 @@ def _train_epoch(
         boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
     draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
     moves = [draw(len(rows)) for rows in parts]
-    for rows, loaded_BCHW in zip(
-        parts, load(examples.images_NHWC, parts, boxes=boxes, moves=moves, device=device), strict=True
-    ):
+    loaded = load(examples.images_NHWC, parts, boxes=boxes, moves=moves, device=device)
+    for rows, loaded_BCHW in zip(parts, loaded, strict=True):
         x_BCHW = colour(loaded_BCHW.to(device), policy=config.augmentation, generator=generator)
         y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
         loss = _loss(model(normalise_(x_BCHW)), y_B, config)

@@ -57,6 +57,16 @@ def test_a_thread_reads_ahead_but_no_further_than_two_parts() -> None:
     assert len(images.read) <= 1 + AHEAD + 1
 
 
+def test_cached_images_for_this_cpu_are_read_when_they_are_wanted() -> None:
+    images = IMAGES_NHWC.view(Counting)
+    images.read = []
+    before = threading.active_count()
+    loaded = load(images, PARTS, device=torch.device("cpu"))
+    assert np.array_equal(next(loaded).permute(0, 2, 3, 1).numpy(), IMAGES_NHWC[PARTS[0]])
+    assert threading.active_count() == before
+    assert images.read == ["MainThread"]
+
+
 def test_what_cannot_be_read_is_raised_where_the_batch_is_wanted() -> None:
     loaded = load(IMAGES_NHWC, [np.array([0]), np.array([99])])
     next(loaded)
