@@ -32,6 +32,7 @@ from tire_pipeline.stores.objects import WORKERS, ObjectStore
 SHARD_IMAGES = 2_000
 SHARDS_MAX = 500  # Airflow maps a task 1,024 times at most
 BATCH_IMAGES = 16
+VALUES_AT_ONCE = 10_000
 AHEAD_BYTES = 128_000_000
 FILE_BYTES_MAX = 100_000_000
 SOURCES = (
@@ -71,11 +72,17 @@ def cut(entries: pa.Table, *, shard_images: int = SHARD_IMAGES) -> list[Shard]:
     while entries.num_rows > size * SHARDS_MAX:
         size *= 2
     starts, last = [0], 0
-    for i, path in enumerate(entries["path"].to_pylist()):
+    for i, path in enumerate(_values(entries["path"])):
         if i > last and (_number(path) % size == 0 or i - last >= 4 * size):
             starts.append(last := i)
     pieces = [entries.slice(a, b - a) for a, b in zip(starts, [*starts[1:], entries.num_rows], strict=True)]
     return [Shard(_name(piece), piece) for piece in pieces]
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[str]:
+    """The column's values, a few at a time as Python objects."""
+    for start in range(0, len(column), VALUES_AT_ONCE):
+        yield from column.slice(start, VALUES_AT_ONCE).to_pylist()
 
 
 def _number(path: str) -> int:

@@ -90,7 +90,7 @@ def take(
     differ from the sha256 that the manifest states, naming the first keys.
     """
     shards = _shards(store, version, shard_images)
-    listing = digest_of([prefix_of(version), *(s.entries.to_pydict() for s in shards)])
+    listing = digest_of([prefix_of(version), *(digest_of(s.entries.to_pydict()) for s in shards)])
     if known := _known(store, listing):
         return known, True
     missing = [s for s in shards if not parts.is_stored(store, s.part)]
