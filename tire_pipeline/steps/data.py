@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-PROVEN_ANEW_MAX = 2000  # images; some seconds
+PROVEN_ANEW_MAX = 300  # images; a second
 
 
 def push(
