@@ -47,24 +47,11 @@ def trigger_form() -> dict[str, Param]:
         "target": Param("production", type="string", enum=list(TARGETS), title="Promote as far as"),
         "approval": Param(False, type="boolean", title="Ask a person before production"),
         "seed": Param(0, type="integer", minimum=0, maximum=2**32 - 1, title="Seed"),
-        "max_bad": Param(
-            None,
-            type=["null", "number"],
-            minimum=0,
-            maximum=1,
-            section="Data",
-            title="Share of unreadable files that is let pass",
-            description="Empty: 0.01.",
-        ),
-        "max_probe": Param(
-            None,
-            type=["null", "number"],
-            minimum=0,
-            maximum=1,
-            section="Data",
-            title="Metadata probe that refuses",
-            description="Refuse the version where size, format, camera and brightness alone tell the label better than "
-            "this (balanced accuracy). Empty: warn above 0.60.",
+        "max_bad": _limit("Share of unreadable files that is let pass", "Empty: 0.01."),
+        "max_probe": _limit(
+            "Metadata probe that refuses",
+            "Refuse the version where size, format, camera and brightness alone tell the label better than this "
+            "(balanced accuracy). Empty: warn above 0.60.",
         ),
         "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=10_000, section="Training", title="Epochs"),
         "batch_size": Param(
@@ -84,3 +71,9 @@ def trigger_form() -> dict[str, Param]:
         ),
         "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
     }
+
+
+def _limit(title: str, description: str) -> Param:
+    """What a dataset version must satisfy, 0 to 1."""
+    kind = ["null", "number"]
+    return Param(None, type=kind, minimum=0, maximum=1, section="Data", title=title, description=description)

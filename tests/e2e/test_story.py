@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,16 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from pydantic import SecretStr
 
+from tests.browser import chromium, look
 from tests.e2e.conftest import Running, draw, wait_for
 from tire_pipeline import steps
 from tire_pipeline.wiring import Services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("TIRE_SCREENSHOTS", "")
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +112,8 @@ def test_main_py_answers_to_the_first_names(running: Running, story: Any) -> Non
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; `apt-get install chromium` brings one")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as launched:
         yield launched
-        launched.close()
 
 
 def test_a_person_finds_the_finished_run_in_airflow(running: Running, story: Any, browser: Browser) -> None:
@@ -165,10 +159,3 @@ def ask(running: Running, folder: Path, version: int) -> list[dict[str, Any]] | 
     answer = httpx.post(f"{running.live.settings.serving_url}/predict", files=files, timeout=30)
     found: list[dict[str, Any]] = answer.json().get("predictions", [])
     return found if found and all(str(a["model_version"]) == str(version) for a in found) else None
-
-
-def look(page: Any, name: str) -> None:
-    """Keep a screenshot where TIRE_SCREENSHOTS says, for people to look at."""
-    if SCREENSHOTS:
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
+from tests.browser import chromium, look
 from tire_pipeline import steps
 from tire_pipeline.errors import DataRefused
 from tire_pipeline.sample import draw_sample
 from tire_pipeline.wiring import Services
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("TIRE_SCREENSHOTS", "")
 
 
 def plant(folder: Path) -> dict[str, list[str]]:
@@ -88,12 +83,9 @@ def test_what_is_wrong_with_a_dataset_is_found_and_shown(live: Services, tmp_pat
 
 def opened(page: bytes, folder: Path, record: dict[str, Any]) -> None:
     """The page as a browser without a network shows it."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; `apt-get install chromium` brings one")
     (folder / "report.html").write_bytes(page)
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         tab = browser.new_page(viewport={"width": 1000, "height": 900})
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto((folder / "report.html").as_uri())
@@ -101,7 +93,5 @@ def opened(page: bytes, folder: Path, record: dict[str, Any]) -> None:
         assert tab.locator("img").evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
         for path in (record["quarantined"][0]["path"], record["outliers"][0]["path"]):
             assert tab.get_by_text(path).first.is_visible()
-        if SCREENSHOTS:
-            tab.screenshot(path=Path(SCREENSHOTS) / "report-planted.png", full_page=True)
-        browser.close()
+        look(tab, "report-planted", full_page=True)
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -13,7 +13,7 @@ import typer
 from tire_pipeline import steps
 from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError
-from tire_pipeline.refs import CrossValidationRef, EvaluationRef, TrainedRef
+from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
 
 
@@ -119,16 +119,18 @@ def predict(
 
 def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
     request = _check(version, model_type, seed, overrides)
-    with progress("reading") as move:
-        snapshot = steps.validate(request.version, progress=move)
-    return steps.training_specs(steps.split(snapshot, seed=seed), request)[0]
+    return steps.training_specs(steps.split(_validated(request), seed=seed), request)[0]
 
 
 def _cross_validate(request: RunRequest, kind: str, k: int) -> CrossValidationRef:
-    with progress("reading") as move:
-        snapshot = steps.validate(request.version, progress=move)
+    snapshot = _validated(request)
     with progress("folds") as move:
         return steps.cross_validate(snapshot, request, kind=kind, k=k, progress=move)
+
+
+def _validated(request: RunRequest) -> SnapshotRef:
+    with progress("reading") as move:
+        return steps.validate(request.version, progress=move)
 
 
 def _check(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> RunRequest:

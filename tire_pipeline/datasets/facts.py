@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import cv2
@@ -49,7 +49,6 @@ def facts_of(data: bytes) -> Facts:
         other = other_kind(data)
         return Facts(error=f"This is {other}. Allowed are {', '.join(FORMATS)}." if other else str(error))
     height, width = decoded.pixels.shape[:2]
-    light = imaging.photometry(decoded.pixels)
     return Facts(
         format=decoded.format,
         mode=decoded.mode,
@@ -58,10 +57,7 @@ def facts_of(data: bytes) -> Facts:
         orientation=decoded.orientation,
         camera=decoded.camera,
         captured_at=decoded.captured_at,
-        brightness=light.brightness,
-        contrast=light.contrast,
-        sharpness=light.sharpness,
-        saturation=light.saturation,
+        **asdict(imaging.photometry(decoded.pixels)),
         phash=phash(decoded.pixels),
         fingerprint=fingerprint(decoded.pixels),
     )

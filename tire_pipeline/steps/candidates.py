@@ -13,7 +13,7 @@ from tire_pipeline.errors import InputError
 from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
 from tire_pipeline.steps.data import Progress, load_split, split_of
 from tire_pipeline.steps.data_report import report_url
-from tire_pipeline.steps.live import image_cache, live
+from tire_pipeline.steps.live import image_cache, live, stored_bundle
 from tire_pipeline.steps.request import RunRequest, training_config
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ def evaluate(
 
 def answers_on_test(s: Services, key: str, split_ref: SplitRef) -> Answers:
     """The answers of the bundle of training `key` on the test side of the split."""
-    from tire_pipeline.bundle import Bundle
     from tire_pipeline.evaluation.answers import answer
+    from tire_pipeline.registry.lifecycle import bundle_prefix
 
     snapshot, sides = load_split(s, split_ref)
-    with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
-        bundle = Bundle.load(s.objects.download_folder(f"runs/{key}/bundle/", Path(tmp)))
+    with stored_bundle(s, bundle_prefix(key)) as bundle:
         return answer(s.objects, bundle, snapshot.usable, sides == "test", cache=image_cache(s), name=snapshot.digest)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import DataRefused
 from tire_pipeline.refs import ScanShard, SnapshotRef, SplitRef, check_version
-from tire_pipeline.steps.data_report import champions_data, champions_doubts, publish
+from tire_pipeline.steps.data_report import against_champion, publish
 from tire_pipeline.steps.live import live
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def validate(
     s = live(services)
     snapshot = snapshots.build(s.objects, version, progress=progress)
     limits = Limits(probe_max=max_probe) if max_bad is None else Limits(bad_max=max_bad, probe_max=max_probe)
-    signals = measure(snapshot.usable, reference=champions_data(s), champion=champions_doubts(s, snapshot))
+    reference, champion = against_champion(s, snapshot)
+    signals = measure(snapshot.usable, reference=reference, champion=champion)
     verdicts = judge(snapshot.index, limits, signals)
     record = report.as_record(version, snapshot.digest, snapshot.index, verdicts, signals)
     publish(s, record, report.as_html(record, snapshot.index, s.objects.get), snapshot.index)
@@ -130,7 +131,7 @@ def load_split(s: Services, split_ref: SplitRef) -> tuple[Snapshot, Any]:
     """The snapshot and the side of each of its usable rows (empty: left out), proven once more to leak nothing.
 
     The sides must give the digest that the split is named by. Near-duplicates are looked for again where that takes
-    seconds; beyond PROVEN_ANEW_MAX images the clusters that were found when it was split are believed.
+    a second; beyond PROVEN_ANEW_MAX images the clusters that were found when it was split are believed.
     """
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots

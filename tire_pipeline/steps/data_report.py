@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tire_pipeline.steps.live import image_cache
+from tire_pipeline.steps.live import image_cache, stored_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tire_pipeline.datasets.snapshots import Snapshot
+    from tire_pipeline.stores.tracking import RegisteredVersion
     from tire_pipeline.validation.label_errors import Doubter
     from tire_pipeline.validation.signals import Reference
     from tire_pipeline.wiring import Services
@@ -22,56 +23,45 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def champions_data(s: Services) -> Reference | None:
-    """What the model in production was trained on, or None where there is no such model or its snapshot is gone."""
+def against_champion(s: Services, snapshot: Snapshot) -> tuple[Reference | None, Doubter | None]:
+    """What the model in production was trained on, and what it says of the images of this snapshot that it did not
+    learn from. None where there is no such model or its data is gone, and of a model that knows other classes."""
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.validation.signals import REFERENCE_COLUMNS, Reference
 
     if (champion := s.tracking.by_alias("production")) is None:
-        return None
+        return None, None
     version, digest = champion.tags["tire.version"], champion.tags["tire.snapshot"]
     if s.objects.head(snapshots.folder_of(digest) + "index.parquet") is None:
         log.warning("the snapshot %s of the model in production is gone: nothing to compare with", digest[:12])
-        return None
-    return Reference(version, snapshots.load(s.objects, digest, columns=REFERENCE_COLUMNS).usable)
+        return None, None
+    known = snapshots.load(s.objects, digest, columns=["path", "sha256", *REFERENCE_COLUMNS]).usable
+    return Reference(version, known), _doubts(s, champion, known, snapshot)
 
 
-def champions_doubts(s: Services, snapshot: Snapshot) -> Doubter | None:
-    """What the model in production says of the images of this snapshot that it did not learn from, by group and
-    content; None where there is no such model or image, or where it knows other classes."""
+def _doubts(s: Services, champion: RegisteredVersion, known: pd.DataFrame, snapshot: Snapshot) -> Doubter | None:
+    """`known` are the usable rows of the champion's snapshot. An image of a group that it learnt from is not new."""
     import numpy as np
 
-    from tire_pipeline.bundle import Bundle
+    from tire_pipeline.datasets import snapshots
     from tire_pipeline.evaluation.answers import answer
     from tire_pipeline.validation.label_errors import ROWS_MAX, doubter
 
-    if (champion := s.tracking.by_alias("production")) is None:
+    key = snapshots.split_key(champion.tags["tire.snapshot"], champion.tags["tire.split"])
+    if s.objects.head(key) is None:
         return None
-    usable, learnt = snapshot.usable, _learnt_from(s, champion.tags)
-    if learnt is None:
-        return None
+    sides = snapshots.read_frame(s.objects, key).set_index("path")["side"]
+    learnt = known[known["path"].map(sides).isin(["train", "val"])]
+    usable = snapshot.usable
     new_N = ~(usable["sha256"].isin(learnt["sha256"]) | usable["group"].isin(learnt["group"])).to_numpy()
     labels = sorted(set(usable["label"][new_N]))
-    with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
-        bundle = Bundle.load(s.objects.download_folder(champion.tags["tire.bundle"], Path(tmp)))
+    with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
         if labels != sorted(bundle.classes) or labels != sorted(set(usable["label"])) or new_N.sum() > ROWS_MAX:
             return None
         answers = answer(s.objects, bundle, usable, new_N, cache=image_cache(s), name=snapshot.digest)
     columns = [bundle.classes.index(label) for label in labels]
     name = f"the model in production (version {champion.version})"
     return doubter(name, np.flatnonzero(new_N), answers.scored.p_NK[:, columns], usable)
-
-
-def _learnt_from(s: Services, tags: Mapping[str, str]) -> pd.DataFrame | None:
-    """Content and group of what a registered version was trained and chosen by; None where that is gone."""
-    from tire_pipeline.datasets import snapshots
-
-    digest, key = tags["tire.snapshot"], snapshots.split_key(tags["tire.snapshot"], tags["tire.split"])
-    if s.objects.head(key) is None or s.objects.head(snapshots.folder_of(digest) + "index.parquet") is None:
-        return None
-    sides = snapshots.read_frame(s.objects, key).set_index("path")["side"]
-    index = snapshots.load(s.objects, digest, columns=["path", "sha256", "group"]).index
-    return index[index["path"].map(sides).isin(["train", "val"])]
 
 
 def publish(s: Services, record: Mapping[str, Any], html: str, index: pd.DataFrame) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tire_pipeline.bundle import Bundle
     from tire_pipeline.datasets.cache import ImageCache
     from tire_pipeline.wiring import Services
 
@@ -21,3 +26,12 @@ def image_cache(s: Services) -> ImageCache:
     from tire_pipeline.datasets.cache import ImageCache
 
     return ImageCache(s.settings.cache, s.settings.cache_max_bytes)
+
+
+@contextmanager
+def stored_bundle(s: Services, prefix: str) -> Iterator[Bundle]:
+    """The bundle below `prefix` of the bucket, on the disk for as long as it is needed."""
+    from tire_pipeline.bundle import Bundle
+
+    with tempfile.TemporaryDirectory(prefix="tire-bundle-") as tmp:
+        yield Bundle.load(s.objects.download_folder(prefix, Path(tmp)))

@@ -72,19 +72,13 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> str:
         """Write the whole object, atomically as S3 does; returns its etag."""
-        with self._errors(key):
-            answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
-        etag: str = answer["ETag"].strip('"')
-        return etag
+        return self._put(key, data, ContentType=content_type)
 
     def put_if(self, key: str, data: bytes, *, etag: str) -> bool:
         """Write the object if it still has this etag (or is not there, for an empty one). Whether it was written."""
         condition = {"IfMatch": f'"{etag}"'} if etag else {"IfNoneMatch": "*"}
         try:
-            with self._errors(key):
-                self._client.put_object(
-                    Bucket=self.bucket, Key=key, Body=data, ContentType="application/octet-stream", **condition
-                )
+            self._put(key, data, **condition)
         except TireError as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
@@ -94,8 +88,8 @@ class ObjectStore:
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a file of up to 5 GB as an object, without holding it in memory."""
-        with self._errors(key), path.open("rb") as file:
-            self._client.put_object(Bucket=self.bucket, Key=key, Body=file, ContentType="application/octet-stream")
+        with path.open("rb") as file:
+            self._put(key, file)
 
     def put_json(self, key: str, value: Any) -> str:
         """Canonical JSON, so that the same value has the same etag."""
@@ -199,6 +193,14 @@ class ObjectStore:
                 self._client.create_bucket(Bucket=self.bucket)
         except BotoCoreError as error:
             raise self._explain(error, "") from error
+
+    def _put(self, key: str, body: Any, **options: str) -> str:
+        with self._errors(key):
+            answer = self._client.put_object(
+                Bucket=self.bucket, Key=key, Body=body, **{"ContentType": "application/octet-stream", **options}
+            )
+        etag: str = answer["ETag"].strip('"')
+        return etag
 
     def _pages(self, **arguments: str) -> Iterator[dict[str, Any]]:
         with self._errors(arguments["Prefix"]):
