@@ -61,6 +61,11 @@ class Snapshot:
         return self.index[(self.index["error"] == "") & (self.index["label"] != "")]
 
 
+def group_given(index: pd.DataFrame) -> pd.Series:
+    """Which rows have a group that somebody gave; the others are grouped with their exact copies."""
+    return index["group"] != index["sha256"].str[:GROUP_DIGITS]
+
+
 def folder_of(digest: str) -> str:
     return f"snapshots/{digest}/"
 

@@ -78,8 +78,9 @@ def validate(
     check_version(version)  # before the libraries are loaded, which takes seconds
     from tire_pipeline.datasets import shards, snapshots
     from tire_pipeline.validation import report
-    from tire_pipeline.validation.expectations import Limits, judge
+    from tire_pipeline.validation.expectations import judge
     from tire_pipeline.validation.signals import measure
+    from tire_pipeline.validation.suites import Limits
 
     s = live(services)
     snapshot = snapshots.build(s.objects, version, progress=progress)

@@ -13,7 +13,8 @@ from jinja2 import Environment
 
 from tire_pipeline import imaging
 from tire_pipeline.errors import DataRefused
-from tire_pipeline.validation.expectations import SUITE_VERSION, Verdict
+from tire_pipeline.validation import suites
+from tire_pipeline.validation.expectations import Verdict
 from tire_pipeline.validation.signals import Signals
 
 THUMBNAIL_PX = 120
@@ -46,7 +47,8 @@ def as_record(
             .items()
         },
         "quarantined": index.loc[index["error"] != "", ["path", "error"]].to_dict("records"),
-        "suite_version": SUITE_VERSION,
+        "suite_version": suites.SUITE_VERSION,
+        "kinds": suites.kinds_of(labelled),
         "verdicts": [asdict(v) for v in verdicts],
         "warnings": [f"{v.demand}: {v.found}. {v.fix}" for v in verdicts if v.warns],
         "metadata_probe": signals.probe,

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from tire_pipeline.errors import TireError
-from tire_pipeline.validation import expectations, report
+from tire_pipeline.validation import expectations, report, suites
 from tire_pipeline.validation.drift import Shift
-from tire_pipeline.validation.expectations import Limits, judge
+from tire_pipeline.validation.expectations import Verdict, judge
 from tire_pipeline.validation.label_errors import Suspect
 from tire_pipeline.validation.outliers import Outlier
 from tire_pipeline.validation.signals import Signals
+from tire_pipeline.validation.suites import Limits
 
 
 def index(**counts: int) -> pd.DataFrame:
@@ -22,10 +23,11 @@ def index(**counts: int) -> pd.DataFrame:
         {
             "path": [f"{label}/{i}.jpg" for i, label in enumerate(labels)],
             "key": [f"datasets/v1/{label}/{i}.jpg" for i, label in enumerate(labels)],
-            "sha256": [f"{i:064x}" for i in range(n)],
+            "sha256": [f"{i:016x}" + 48 * "0" for i in range(n)],
             "bytes": 1000,
             "label": labels,
-            "group": [f"g{i}" for i in range(n)],
+            "group": [f"{i:016x}" for i in range(n)],
+            "split": "",
             "width": 320,
             "height": 240,
             "format": "JPEG",
@@ -35,10 +37,15 @@ def index(**counts: int) -> pd.DataFrame:
     )
 
 
+def judged(frame: pd.DataFrame, limits: Limits | None = None, signals: Signals | None = None) -> list[Verdict]:
+    """The verdicts without the canaries, which take six times as long."""
+    kinds = suites.kinds_of(frame[frame["label"] != ""])
+    return expectations._judge(frame, limits or Limits(), signals or Signals(), kinds)
+
+
 def refused(frame: pd.DataFrame, limits: Limits | None = None) -> dict[str, str]:
-    """Each demand that failed, and what was found; without the canaries, which take five times as long."""
-    verdicts = expectations._judge(frame, limits or Limits(), Signals())
-    return {v.demand: v.found for v in verdicts if v.refuses}
+    """Each demand that failed, and what was found."""
+    return {v.demand: v.found for v in judged(frame, limits) if v.refuses}
 
 
 def test_a_good_index_passes_every_expectation() -> None:
@@ -104,21 +111,66 @@ def test_an_empty_index_is_refused() -> None:
 
 
 def test_a_suite_that_lets_a_canary_pass_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expectations, "_canaries", lambda: {"harmless": index()})
+    monkeypatch.setattr(suites, "canaries", lambda _kinds: {"harmless": index()})
     with pytest.raises(TireError, match="let the harmless canary pass"):
         judge(index(), Limits())
 
 
-@pytest.mark.parametrize("name", ["empty", "all-null", "missing-column", "one-class", "unreadable"])
-def test_every_canary_differs_from_a_good_frame_in_its_own_fault(name: str) -> None:
+GROUPED = index().assign(group=[f"tyre-{i // 2}" for i in range(100)])
+DIVIDED = index().assign(split=["train", "train", "train", "val", "test"] * 20)
+
+
+@pytest.mark.parametrize(
+    ("frame", "kinds"),
+    [
+        (index(), ()),
+        (GROUPED, ("grouped",)),
+        (DIVIDED, ("divided",)),
+        (DIVIDED.assign(group=GROUPED["group"]), ("grouped", "divided")),
+        (DIVIDED.assign(split=["test"] + [""] * 99), ()),
+    ],
+)
+def test_data_of_every_kind_passes_its_own_suite(frame: pd.DataFrame, kinds: tuple[str, ...]) -> None:
+    assert suites.kinds_of(frame) == kinds
+    assert all(v.ok for v in judged(frame))
+
+
+def test_grouped_data_is_refused_where_a_class_comes_from_two_things() -> None:
+    two = GROUPED.assign(group=GROUPED["group"].where(GROUPED["label"] == "good", "tyre-90"))
+    two.loc[99, "group"] = "tyre-91"
+    demand = "every class has images of at least three groups"
+    assert list(refused(two)) == [demand]
+    assert "bad" in refused(two)[demand]
+
+
+def test_grouped_data_with_gaps_is_warned_of() -> None:
+    gaps = GROUPED.assign(group=GROUPED["group"].where(GROUPED.index < 90, index()["group"]))
+    assert [v.demand for v in judged(gaps) if not v.ok] == ["every image has a group, where some have one"]
+
+
+@pytest.mark.parametrize("side", ["train", "val", "test"])
+def test_divided_data_is_refused_where_a_side_lacks_a_class(side: str) -> None:
+    other = {"train": "val", "val": "test", "test": "train"}[side]
+    lacking = DIVIDED.assign(
+        split=DIVIDED["split"].where((DIVIDED["label"] != "bad") | (DIVIDED["split"] != side), other)
+    )
+    (demand,) = refused(lacking)
+    assert demand == f"every class has images on the {side} side that was given"
+
+
+@pytest.mark.parametrize("kinds", [(), ("grouped",), ("divided",), ("grouped", "divided")])
+def test_every_canary_is_refused_for_its_own_fault(kinds: tuple[str, ...]) -> None:
     limits = Limits(num_images_min=3, images_per_class_min=2)
-    assert any(v.refuses for v in expectations._judge(expectations._canaries()[name], limits, Signals()))
+    for name, canary in suites.canaries(kinds).items():
+        failed = [v for v in expectations._judge(canary, limits, Signals(), kinds) if v.refuses]
+        assert failed, name
+        assert name in ("empty", "all-null", "unreadable") or len(failed) == 1, name
 
 
 def test_a_refusal_says_each_demand_what_was_found_and_the_fix() -> None:
     frame = index(good=50, cut=3)
     frame.loc[:4, "error"] = "This is no readable image (truncated)."
-    record = report.as_record("v1", "d" * 64, frame, expectations._judge(frame, Limits(), Signals()))
+    record = report.as_record("v1", "d" * 64, frame, judged(frame))
     assert not record["ok"]
     said = str(report.refusal(record))
     assert "'v1' was refused; nothing was trained" in said
@@ -154,14 +206,14 @@ SUSPECT = Suspect("a", "a", "good", "bad", 0.1)
     ],
 )
 def test_each_signal_warns_alone_and_refuses_nothing(signals: Signals, warning: str) -> None:
-    verdicts = expectations._judge(index(), Limits(), signals)
+    verdicts = judged(index(), signals=signals)
     assert [v.demand for v in verdicts if v.warns] == [warning]
     assert not any(v.refuses for v in verdicts)
 
 
 def test_the_metadata_probe_refuses_where_it_was_given_a_limit() -> None:
     limits, told = Limits(probe_max=0.7), Signals(probe=0.71)
-    assert [v.demand for v in expectations._judge(index(), limits, told) if v.refuses] == [
+    assert [v.demand for v in judged(index(), limits, told) if v.refuses] == [
         "the metadata probe reaches at most 0.70 (--max-probe)"
     ]
-    assert not any(v.refuses for v in expectations._judge(index(), limits, Signals(probe=0.69)))
+    assert not any(v.refuses for v in judged(index(), limits, Signals(probe=0.69)))
