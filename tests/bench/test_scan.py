@@ -97,7 +97,7 @@ def test_a_hundred_thousand_images_are_indexed_in_linear_time_and_little_memory(
         print("|", figures.format(**rows[-1], each=1e3 * rows[-1]["cpu_s"] / size), "|")  # noqa: T201
     images, seconds, peak = (np.array([r[c] for r in rows]) for c in ("images", "cpu_s", "peak_mb"))
     exponent = np.polyfit(np.log(images), np.log(seconds), 1)[0]
-    growth_mb = np.polyfit(images, peak, 1)[0] * 1e6
+    growth_mb = (peak[-1] - peak[-2]) / (images[-1] - images[-2]) * 1e6  # small versions have no full shard
     print(f"time ~ images^{exponent:.2f}; memory {growth_mb:.0f} MB more a million images")  # noqa: T201
     assert images.tolist() == list(SIZES)
     assert all(r["again"] for r in rows)

@@ -53,11 +53,11 @@ def read_table(store: ObjectStore, version: str) -> pa.Table:
             f"{found}. Upload it with `tire dataset push DIR --version {version}`, or put an empty object {READY} "
             "beside its images when they are complete."
         )
-    listed = _table({"path": i.key[len(prefix) :], "size": i.size, "etag": i.etag} for i in store.list(prefix))
-    listed = _sorted(listed.filter(pc.invert(pc.is_in(listed["path"], pa.array(OURS)))))
+    objects = ({"path": i.key[len(prefix) :], "size": i.size, "etag": i.etag} for i in store.list(prefix))
+    rows = (row for row in objects if row["path"] not in OURS)
     if marker.name == MANIFEST:
-        return _agreed(_sorted(_table(_manifest(store, version))), listed, version)
-    return _labelled(store, listed, version)
+        return _agreed(_sorted(_table(_manifest(store, version))), _sorted(_table(rows)), version)
+    return _sorted(_labelled(store, rows, version))
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> pa.Table:
@@ -139,10 +139,10 @@ def _are_folders(listed: pa.Table) -> Any:
     return pc.or_(pc.equal(listed["path"], ""), pc.ends_with(listed["path"], "/"))
 
 
-def _labelled(store: ObjectStore, listed: pa.Table, version: str) -> pa.Table:
+def _labelled(store: ObjectStore, listed: Iterable[dict[str, Any]], version: str) -> pa.Table:
     """The visible objects with the labels of labels.csv, else of their folders; unlisted images are left out."""
     where = f"{prefix_of(version)}{LABELS_FILE}"
-    rows = (row for batch in listed.to_batches(_ROWS) for row in batch.to_pylist() if is_visible(row["path"]))
+    rows = (row for row in listed if is_visible(row["path"]))
     if store.head(where) is None:
         return _table({**row, **asdict(of_path(row["path"]))} for row in rows)
     known = from_csv(read_text(store.get(where), where=where))
