@@ -43,20 +43,46 @@ def draw_moves(
 
 
 def move(image_HWC: Pixels, move_5: Sequence[int], out_HWC: Pixels) -> None:
-    """Write the image to `out_HWC`, of the same size: turned, then flipped, then shifted.
+    """Write the image to `out_HWC`, of the same size: turned, then flipped, then shifted by less than half a side.
 
     A turn is a transposition: with the flips it makes all eight ways to lay a square. What comes in at the border is
-    its reflection, without the outermost row itself.
+    its reflection, without the outermost row itself. Every pixel is written once: flips go straight to their place
+    (OpenCV flips into a part of an array), and borders are flipped from what lies there.
     """
     mirrored, upended, turned, down, right = move_5
     if turned:
         image_HWC = cast("Pixels", cv2.transpose(image_HWC))
-    if mirrored or upended:  # cv2: 1 left-right, 0 top-bottom, -1 both
-        image_HWC = cast("Pixels", cv2.flip(image_HWC, -1 if mirrored and upended else mirrored))
     height, width = image_HWC.shape[:2]
-    kept_HWC = image_HWC[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    borders = (max(0, down), max(0, -down), max(0, right), max(0, -right))  # top, bottom, left, right
-    cv2.copyMakeBorder(kept_HWC, *borders, cv2.BORDER_REFLECT_101, dst=out_HWC)
+    rows, kept_rows = _shift(down, height, upended)
+    columns, kept_columns = _shift(right, width, mirrored)
+    _flip(image_HWC[kept_rows, kept_columns], mirrored, upended, out_HWC[rows, columns])
+    if right:
+        border, inside = _reflection(right, width)
+        _flip(out_HWC[rows, inside], 1, 0, out_HWC[rows, border])
+    if down:
+        border, inside = _reflection(down, height)
+        _flip(out_HWC[inside], 0, 1, out_HWC[border])
+
+
+def _shift(by: int, side: int, flipped: int) -> tuple[slice, slice]:
+    """Along one axis, where to write what stays in the picture when it is shifted, and where that lay."""
+    there = slice(max(0, by), side + min(0, by))
+    kept = slice(max(0, -by), side - max(0, by))
+    return there, slice(side - kept.stop, side - kept.start) if flipped else kept
+
+
+def _reflection(by: int, side: int) -> tuple[slice, slice]:
+    """The border that a shift leaves empty, and what lies across its edge."""
+    if by > 0:
+        return slice(0, by), slice(by + 1, 2 * by + 1)
+    return slice(side + by, side), slice(side + 2 * by - 1, side + by - 1)
+
+
+def _flip(image_HWC: Pixels, mirrored: int, upended: int, out_HWC: Pixels) -> None:
+    if mirrored or upended:  # cv2: 1 left-right, 0 top-bottom, -1 both
+        cv2.flip(image_HWC, -1 if mirrored and upended else mirrored, dst=out_HWC)
+    else:
+        out_HWC[:] = image_HWC
 
 
 def colour(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
