@@ -5,36 +5,50 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
-from tire_pipeline.stores.ledger import Ledger
-from tire_pipeline.stores.objects import ObjectStore, connect
-from tire_pipeline.stores.orchestrator import Orchestrator
-from tire_pipeline.stores.tracking import Tracking
+
+if TYPE_CHECKING:
+    from tire_pipeline.stores.ledger import Ledger
+    from tire_pipeline.stores.objects import ObjectStore
+    from tire_pipeline.stores.orchestrator import Orchestrator
+    from tire_pipeline.stores.tracking import Tracking
 
 
 @dataclass(frozen=True)
 class Services:
-    """The stores of one deployment. Safe to share between threads; not between processes."""
+    """The stores of one deployment. Safe to share between threads; not between processes.
+
+    A store's library is loaded with it: MLflow's takes a second, which a step that only reads S3 need not wait for.
+    """
 
     settings: Settings
 
     @cached_property
     def objects(self) -> ObjectStore:
+        from tire_pipeline.stores.objects import connect
+
         return connect(self.settings)
 
     @cached_property
     def tracking(self) -> Tracking:
+        from tire_pipeline.stores.tracking import Tracking
+
         return Tracking(_configured(self.settings.mlflow_url, "TIRE_MLFLOW_URL"), project=self.settings.project)
 
     @cached_property
     def ledger(self) -> Ledger:
+        from tire_pipeline.stores.ledger import Ledger
+
         url = self.settings.ledger_url
         return Ledger(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
 
     @cached_property
     def orchestrator(self) -> Orchestrator:
+        from tire_pipeline.stores.orchestrator import Orchestrator
+
         s = self.settings
         password = s.airflow_password.get_secret_value() if s.airflow_password else ""
         return Orchestrator(_configured(s.airflow_url, "TIRE_AIRFLOW_URL"), user=s.airflow_user, password=password)

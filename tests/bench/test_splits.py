@@ -71,7 +71,7 @@ def test_near_duplicates_are_found_in_nearly_linear_time() -> None:
     print("\n| fingerprints | CPU s | ms each | copies found |")  # noqa: T201
     for size in SIZES:
         start = time.process_time()  # not the clock: others may use the machine
-        cluster_N = splits.near_duplicate_clusters(given[:size])
+        cluster_N = splits.compare(given[:size]).clusters()
         seconds.append(time.process_time() - start)
         copies = np.arange(EVERY, size, EVERY)
         found = float((cluster_N[copies] == cluster_N[copies - 1]).mean())

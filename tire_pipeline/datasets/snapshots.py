@@ -4,7 +4,9 @@ The index is one row an image, sorted by path:
 
     path, key, sha256, etag, bytes, label, group, split, format, mode, width, height, orientation (EXIF, 1..8), camera,
     captured_at (YYYY-MM-DDTHH:MM:SS or empty), brightness (0..255), contrast, sharpness, saturation (0..255),
-    phash (16 hex digits), fingerprint (bytes, see `fingerprints`), error (why the image is quarantined, else empty)
+    phash (16 hex digits), error (why the image is quarantined, else empty)
+
+Beside it lie the fingerprints of its rows (see `fingerprints`): a kilobyte an image, which few need.
 
 It is made in three moves: the version's listing is cut into shards, each shard is scanned into a part, and the parts
 are joined with the labels, a part at a time. The first two are in `parts`, and may be spread over workers.
@@ -18,8 +20,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,19 +35,22 @@ from tire_pipeline.datasets.labels import first_of
 from tire_pipeline.datasets.parts import SHARD_IMAGES, Shard
 from tire_pipeline.datasets.sandbox import Sandbox
 from tire_pipeline.datasets.versions import prefix_of
-from tire_pipeline.errors import DataRefused
+from tire_pipeline.errors import DataRefused, InputError
+from tire_pipeline.fingerprints import NUM_BYTES, Bytes, stack
 from tire_pipeline.refs import ScanShard, digest_of
 from tire_pipeline.stores.objects import ObjectStore
 
 GROUP_DIGITS = 16
+PIECE_ROWS = 10_000
 INDEX = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "key", "sha256", "etag")),
         ("bytes", pa.int64()),
         *((name, pa.string()) for name in ("label", "group", "split")),
-        *(field for field in parts.FACTS if field.name != "sha256"),
+        *(field for field in parts.FACTS if field.name not in ("sha256", "fingerprint")),
     ]
 )
+PRINTS = pa.schema([parts.FACTS.field("fingerprint")])
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,12 @@ class Snapshot:
     @property
     def usable(self) -> pd.DataFrame:
         """Rows to train from: readable and labelled."""
-        return self.index[(self.index["error"] == "") & (self.index["label"] != "")]
+        return self.index[is_usable(self.index)]
+
+
+def is_usable(index: pd.DataFrame) -> pd.Series:
+    """Which rows can be trained from: readable and labelled."""
+    return (index["error"] == "") & (index["label"] != "")
 
 
 def group_given(index: pd.DataFrame) -> pd.Series:
@@ -68,6 +79,11 @@ def group_given(index: pd.DataFrame) -> pd.Series:
 
 def folder_of(digest: str) -> str:
     return f"snapshots/{digest}/"
+
+
+def prints_key(digest: str) -> str:
+    """Where the fingerprints of a snapshot lie: one for each row of its index, empty where there is none."""
+    return f"{folder_of(digest)}fingerprints.parquet"
 
 
 def split_key(digest: str, split_digest: str) -> str:
@@ -95,7 +111,7 @@ def take(
     differ from the sha256 that the manifest states, naming the first keys.
     """
     shards = _shards(store, version, shard_images)
-    listing = digest_of([prefix_of(version), *(digest_of(s.entries.to_pydict()) for s in shards)])
+    listing = digest_of([prefix_of(version), *(digest_of([s.part, s.entries.to_pydict()]) for s in shards)])
     if known := _known(store, listing):
         return known, True
     missing = [s for s in shards if not parts.is_stored(store, s.part)]
@@ -118,15 +134,40 @@ def scan(store: ObjectStore, shard: ScanShard) -> None:
 def load(store: ObjectStore, digest: str, *, columns: Sequence[str] | None = None) -> Snapshot:
     """The snapshot by its digest, with these columns of its index or all. InputError when it does not exist.
 
-    The index goes by way of the disk, so columns that are not asked for (`fingerprint` is a kilobyte an image) take no
-    memory.
+    The index goes by way of the disk, so columns that are not asked for take no memory.
     """
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "index.parquet"
-        with path.open("wb") as file:
-            file.writelines(store.stream(folder_of(digest) + "index.parquet"))
+        path = _fetched(store, folder_of(digest) + "index.parquet", Path(folder))
         index = pq.read_table(path, columns=None if columns is None else list(columns)).to_pandas()
     return Snapshot(digest, index, cached=True)
+
+
+def load_fingerprints(store: ObjectStore, snapshot: Snapshot) -> Bytes:
+    """The fingerprints (N, NUM_BYTES) of the snapshot's N usable rows, mapped from a file that is gone when they are.
+
+    InputError for a snapshot of an older release.
+    """
+    key = prints_key(snapshot.digest)
+    if store.head(key) is None:
+        old = snapshot.digest[:12]
+        raise InputError(f"The snapshot {old} was taken by an older release. Take it again: `tire validate VERSION`.")
+    usable = is_usable(snapshot.index).to_numpy()
+    with TemporaryDirectory() as folder, TemporaryFile() as file:
+        start = 0
+        for rows in pq.ParquetFile(_fetched(store, key, Path(folder))).iter_batches(PIECE_ROWS):
+            here = rows["fingerprint"].filter(pa.array(usable[start : start + len(rows)]))
+            file.write(stack(here.to_pylist()).tobytes())
+            start += len(rows)
+        file.flush()
+        shape = (int(usable.sum()), NUM_BYTES)
+        return np.memmap(file, np.uint8, mode="r", shape=shape) if shape[0] else np.zeros(shape, np.uint8)
+
+
+def _fetched(store: ObjectStore, key: str, folder: Path) -> Path:
+    path = folder / "fetched"
+    with path.open("wb") as file:
+        file.writelines(store.stream(key))
+    return path
 
 
 def read_frame(store: ObjectStore, key: str) -> pd.DataFrame:
@@ -189,8 +230,8 @@ def _join(store: ObjectStore, version: str, shards: Sequence[Shard], listing: st
     contradictions = Contradictions()
     differing: list[str] = []
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "index.parquet"
-        with pq.ParquetWriter(path, INDEX) as writer:
+        path, prints = Path(folder) / "index.parquet", Path(folder) / "fingerprints.parquet"
+        with pq.ParquetWriter(path, INDEX) as writer, pq.ParquetWriter(prints, PRINTS) as prints_writer:
             for shard in shards:
                 facts = parts.load(store, shard.part)
                 differing += _differing(shard.entries, facts)
@@ -198,9 +239,11 @@ def _join(store: ObjectStore, version: str, shards: Sequence[Shard], listing: st
                 digest.update((b"," if shard is not shards[0] else b"") + _digested(rows))
                 contradictions.add(rows)
                 writer.write_table(rows)
+                prints_writer.write_table(facts.select(PRINTS.names))
         _check_bytes(differing, version)
         digest.update(b"]")
         made = digest.hexdigest()
+        store.put_file(prints_key(made), prints)
         store.put_file(folder_of(made) + "index.parquet", contradictions.marked(path))
     store.put_json(folder_of(made) + "listing.json", {"listing": listing})
     store.put_json(_listing_key(listing), {"snapshot": made})
@@ -215,7 +258,7 @@ def _rows(prefix: str, entries: pa.Table, facts: pa.Table) -> pa.Table:
         "key": pc.binary_join_element_wise(prefix, entries["path"], ""),
         "bytes": entries["size"],
         "group": pc.if_else(pc.equal(entries["group"], ""), own_group, entries["group"]),
-        **{name: facts[name] for name in facts.column_names},
+        **{name: facts[name] for name in facts.column_names if name != "fingerprint"},
     }
     return pa.table([columns[name] for name in INDEX.names], schema=INDEX)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from tire_pipeline.splits.assignment import LEFT_OUT, Split, assign, digest, summary
 from tire_pipeline.splits.folds import Fold, folds
+from tire_pipeline.splits.likeness import Likeness, compare, compare_rows, likeness_of
 from tire_pipeline.splits.links import Links, joined_groups, link
-from tire_pipeline.splits.near_duplicates import near_duplicate_clusters, near_duplicate_pairs
 from tire_pipeline.splits.proof import prove
 from tire_pipeline.splits.stratify import FRACTIONS, SIDES
 
@@ -20,15 +20,17 @@ __all__ = [
     "LEFT_OUT",
     "SIDES",
     "Fold",
+    "Likeness",
     "Links",
     "Split",
     "assign",
+    "compare",
+    "compare_rows",
     "digest",
     "folds",
     "joined_groups",
+    "likeness_of",
     "link",
-    "near_duplicate_clusters",
-    "near_duplicate_pairs",
     "prove",
     "summary",
 ]

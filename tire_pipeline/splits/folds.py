@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.splits.links import Links, joined_groups, link
@@ -79,6 +78,8 @@ def _fold(name: str, test: Ints, labels: np.ndarray, groups: np.ndarray, seed: i
 
 def _parts(labels: np.ndarray, groups: np.ndarray, k: int, seed: int) -> list[Ints]:
     """k parts of whole groups with classes as even as groups allow. Rows are put in order first: theirs is chance."""
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415  (a second that a split need not wait)
+
     order = np.lexsort((labels.astype(str), groups.astype(str)))
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     # Which of its classes has fewer images than folds is no concern of ours: groups are what is dealt.

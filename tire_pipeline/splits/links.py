@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tire_pipeline.splits.near_duplicates import Ints, components, near_duplicate_pairs
+from tire_pipeline.splits.likeness import Likeness, compare
+from tire_pipeline.splits.near_duplicates import Ints, components
 
 SECONDS_APART = 60
 CAMERAS_APART = 2**40  # seconds: more than there are in any date
@@ -83,19 +84,19 @@ class Links:
         return taken[:-1][near], taken[1:][near]
 
 
-def link(index: pd.DataFrame) -> Links:
-    """The links between the rows of an index, which needs the columns sha256, group and split.
+def link(index: pd.DataFrame, likeness: Likeness | None = None) -> Links:
+    """The links between the rows of an index, which needs the columns sha256, group and split. What looks alike is told
+    by `likeness`, else by a column `fingerprint`, else nothing does.
 
     A group that is the image's own sha256[:16] was not given (see `datasets.snapshots`). Images without a given group
     that one camera took within a minute belong together, unless labels.csv gives both a side: likeness in time is a
-    guess, and gives way. Old indexes without fingerprints or times link less.
+    guess, and gives way.
     """
     groups, contents = (pd.factorize(index[column])[0].astype(np.int64) for column in ("group", "sha256"))
-    given = index["fingerprint"] if "fingerprint" in index else [b""] * len(index)
-    prints, distinct = pd.factorize(np.array([one or None for one in given], object))
-    shared = (groups, contents, prints.astype(np.int64))
-    fixed = (index["split"] != "").to_numpy()
-    return Links(len(index), shared, near_duplicate_pairs(distinct.tolist()), *_moments(index), fixed)
+    if likeness is None:
+        likeness = compare(index["fingerprint"].tolist() if "fingerprint" in index else [b""] * len(index))
+    fixed, alike = (index["split"] != "").to_numpy(), (likeness.one, likeness.other)
+    return Links(len(index), (groups, contents, likeness.code_N), alike, *_moments(index), fixed)
 
 
 def is_given(index: pd.DataFrame) -> Mask:

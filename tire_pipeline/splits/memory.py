@@ -12,17 +12,19 @@ import pandas as pd
 
 from tire_pipeline.errors import ServiceUnavailable
 from tire_pipeline.splits.assignment import Split, assign
-from tire_pipeline.splits.links import link
+from tire_pipeline.splits.links import Links, link
 from tire_pipeline.stores.objects import ObjectStore
 
 ATTEMPTS = 5
 
 
-def assign_and_remember(store: ObjectStore, index: pd.DataFrame, *, project: str, seed: int) -> Split:
+def assign_and_remember(
+    store: ObjectStore, index: pd.DataFrame, *, project: str, seed: int, links: Links | None = None
+) -> Split:
     """The split of an index by what is remembered, which then holds its new images too. Safe to repeat, and to run
     beside another. Raises what `assign` raises, and ServiceUnavailable when others write all the time."""
     key = f"splits/{project}/seed-{seed}.parquet"
-    links = link(index)
+    links = links or link(index)
     for _ in range(ATTEMPTS):
         before, etag = _recall(store, key)
         made = assign(index, seed=seed, previous=before, links=links)

@@ -9,7 +9,6 @@ Shapes: N images, C descriptors of all of them, D bytes of a descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,31 +30,18 @@ CANDIDATES_MAX = 32  # of one image, those with most votes
 BATCH = 256
 
 
-def near_duplicate_clusters(given: Sequence[bytes]) -> Ints:
-    """For each fingerprint the number of its cluster: the position of the cluster's first image.
-
-    Chains count: a copy of a copy is in the cluster.
-    """
-    one, other = near_duplicate_pairs(given)
-    component = components(len(given), one, other)
-    _, first = np.unique(component, return_index=True)
-    return np.asarray(first[component], np.int64)
-
-
-def near_duplicate_pairs(given: Sequence[bytes]) -> tuple[Ints, Ints]:
-    """Positions of images that are near-duplicates: enough pairs to connect each cluster, not all there are.
-
-    An empty fingerprint is like no other. InputError for one that this release did not write.
-    """
-    known = [i for i, f in enumerate(given) if f]
-    if not known:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    seen: dict[bytes, int] = {}
-    first = np.array([seen.setdefault(given[i], i) for i in known])
-    again = np.array(known)[first != known]
-    distinct = np.array(list(seen.values()))
-    one, other = _pairs(fingerprints.stack(list(seen)))
-    return np.append(first[first != known], distinct[one]), np.append(again, distinct[other])
+def near_duplicate_pairs(rows_NB: Bytes, distinct: Ints) -> tuple[Ints, Ints]:
+    """Numbers of distinct fingerprints that are of one picture; `distinct` are their rows. Enough pairs to connect each
+    cluster, not all there are."""
+    one, other, mirrored = _candidates(rows_NB, distinct)
+    same = np.zeros(len(one), bool)
+    for turned in (False, True):
+        chosen = np.flatnonzero(mirrored == turned)
+        for start in range(0, len(chosen), BATCH):
+            part = chosen[start : start + BATCH]
+            a, b = (fingerprints.unpack(rows_NB[distinct[ends[part]]]) for ends in (one, other))
+            same[part] = agree(a, fingerprints.mirror(b) if turned else b).same
+    return one[same], other[same]
 
 
 def components(num: int, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Ints:
@@ -64,32 +50,22 @@ def components(num: int, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Ints
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def _pairs(rows_NB: Bytes) -> tuple[Ints, Ints]:
-    one, other, mirrored = _candidates(rows_NB)
-    same = np.zeros(len(one), bool)
-    for turned in (False, True):
-        chosen = np.flatnonzero(mirrored == turned)
-        for start in range(0, len(chosen), BATCH):
-            part = chosen[start : start + BATCH]
-            a, b = fingerprints.unpack(rows_NB[one[part]]), fingerprints.unpack(rows_NB[other[part]])
-            same[part] = agree(a, fingerprints.mirror(b) if turned else b).same
-    return one[same], other[same]
-
-
-def _candidates(rows_NB: Bytes) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+def _candidates(rows_NB: Bytes, distinct: Ints) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
     """Pairs (one < other) with keypoints in common, and whether it was the mirror image that had them."""
-    num = len(rows_NB)
-    there = np.flatnonzero(fingerprints.keypoints_of(rows_NB))
-    plain_CD = fingerprints.descriptors_of(rows_NB).reshape(-1, DESCRIPTOR_BYTES)[there]
+    num = len(distinct)
+    there = np.flatnonzero(fingerprints.keypoints_of(rows_NB[distinct]))
+    plain_CD = fingerprints.descriptors_of(rows_NB[distinct]).reshape(-1, DESCRIPTOR_BYTES)[there]
     codes_CD = np.concatenate([plain_CD, fingerprints.mirror_descriptors(plain_CD)])
     owner_C = np.concatenate([there, there + num * NUM_KEYPOINTS])
     rng = np.random.default_rng(0)
     found = np.zeros(0, np.int64)
     for _ in range(NUM_ORDERS):
         for a, b in _neighbours(codes_CD, rng.permutation(DESCRIPTOR_BYTES)):
-            found = np.union1d(found, _as_keys(owner_C[a], owner_C[b], num))
-    pairs, votes = np.unique(found // NUM_KEYPOINTS, return_counts=True)
-    pairs, votes = pairs[votes >= VOTES_MIN], votes[votes >= VOTES_MIN]
+            found = _distinct(np.concatenate([found, _as_keys(owner_C[a], owner_C[b], num)]))
+    voted = found // NUM_KEYPOINTS
+    first = np.flatnonzero(np.diff(voted, prepend=-1))
+    votes = np.diff(first, append=len(voted))
+    pairs, votes = voted[first][votes >= VOTES_MIN], votes[votes >= VOTES_MIN]
     one, other, mirrored = pairs // 2 // num, pairs // 2 % num, pairs % 2 == 1
     kept = _most_voted(one, votes) & _most_voted(other, votes)
     return one[kept], other[kept], mirrored[kept]
@@ -99,10 +75,10 @@ def _neighbours(codes_CD: Bytes, order: npt.NDArray[Any]) -> list[tuple[Ints, In
     """Positions of codes that lie side by side by the first 8 bytes of this order, and differ in few bits."""
     key_C = np.ascontiguousarray(codes_CD[:, order[:8]]).view(np.uint64)[:, 0].byteswap()
     sorted_C = np.argsort(key_C, kind="stable")
-    words_C2 = codes_CD.view(np.uint64)[sorted_C]
+    low_C, high_C = codes_CD.view(np.uint64)[sorted_C].T.copy()
     near = []
     for step in range(1, NUM_NEIGHBOURS + 1):
-        bits = np.bitwise_count(words_C2[:-step] ^ words_C2[step:]).sum(axis=1, dtype=np.uint8)
+        bits = np.bitwise_count(low_C[:-step] ^ low_C[step:]) + np.bitwise_count(high_C[:-step] ^ high_C[step:])
         close = np.flatnonzero(bits <= CLOSE_BITS)
         near.append((sorted_C[close], sorted_C[close + step]))
     return near
@@ -115,7 +91,13 @@ def _as_keys(a: Ints, b: Ints, num: int) -> Ints:
     keypoint = np.where(image_a < image_b, a, b) % NUM_KEYPOINTS
     one, other = np.minimum(image_a, image_b), np.maximum(image_a, image_b)
     keys = ((one * num + other) * 2 + (turned_a != turned_b)) * NUM_KEYPOINTS + keypoint
-    return np.unique(keys[one != other])
+    return np.asarray(keys[one != other], np.int64)
+
+
+def _distinct(keys: Ints) -> Ints:
+    """Each once, in order. numpy's own `unique` goes by a hash table, which takes five times as long."""
+    keys.sort()
+    return np.asarray(keys[np.diff(keys, prepend=-1) > 0], np.int64)
 
 
 def _most_voted(image: Ints, votes: Ints) -> npt.NDArray[np.bool_]:

@@ -14,16 +14,18 @@ FIX = (
 )
 
 
-def prove(index: pd.DataFrame, sides: pd.Series, *, together: pd.DataFrame | None = None) -> None:
+def prove(
+    index: pd.DataFrame, sides: pd.Series, *, together: pd.DataFrame | None = None, links: Links | None = None
+) -> None:
     """Raise LeakageError naming what is on two sides: a content, a given group, a near-duplicate cluster, or a group
     that was joined of them. Images that are left out (side "") don't count.
 
-    `together` has the names of groups and clusters (see `Split`); without it they are found again from the
-    fingerprints of the whole index, which takes some milliseconds an image.
+    `together` has the names of groups and clusters (see `Split`); without it they are made of `links`, without these of
+    the index (see `link`).
     """
     kept = (sides != "").to_numpy()
     if together is None:
-        together = named(index, link(index), kept)
+        together = named(index, links or link(index), kept)
     columns = {
         "identical images": index["sha256"],
         "groups": index["group"],

@@ -22,7 +22,8 @@ MATCH_BITS = 24  # close enough to lay one image on the other
 EVIDENCE_MIN = 3.0  # keypoints that agree, weighed by how close they are
 # Least correlation and overlap, by evidence: what lies on one another nearly everywhere needs fewer keypoints, as
 # strong compression leaves few. Overlap is of one of the images: a crop lies in its original.
-ENOUGH = ((5.0, 0.80, 0.90), (EVIDENCE_MIN, 0.92, 0.95))
+OVERLAP_MIN = 0.90
+ENOUGH = ((5.0, 0.80, OVERLAP_MIN), (EVIDENCE_MIN, 0.92, 0.95))
 SCALE_MAX = 1.8
 TOLERANCE = 0.02  # of the image's side
 NUM_LEADING = 12  # matches from which hypotheses are made
@@ -33,8 +34,8 @@ _FIRST, _SECOND = np.triu_indices(NUM_LEADING, 1)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of M pairs: keypoints that agree (weighed, 0..P), correlation of the thumbnails (−1..1), and the share of the
-    smaller image that lies on the other (0..1)."""
+    """Of M pairs: keypoints that agree (weighed, 0..P), correlation of the thumbnails (−1..1; 0 where too little else
+    agrees), and the share of the smaller image that lies on the other (0..1)."""
 
     evidence_M: Array
     correlation_M: Array
@@ -63,7 +64,9 @@ def agree(a: Unpacked, b: Unpacked) -> Agreement:
         part_M = (high_M2 - low_M2).clip(0).prod(axis=1)
         overlap_M[some] = np.maximum(part_M, part_M * scale_M2.prod(axis=1))
         evidence_M[some] = _evidence(a.points_NP2 * scale_M2[:, None] + shift_M2[:, None], b.points_NP2, bits_MPP)
-        correlation_M[some] = _correlation(a, b, (scale_M2, shift_M2), (low_M2, high_M2))
+        likely = np.flatnonzero((evidence_M[some] >= EVIDENCE_MIN) & (overlap_M[some] >= OVERLAP_MIN))
+        laid, part = (scale_M2[likely], shift_M2[likely]), (low_M2[likely], high_M2[likely])
+        correlation_M[some[likely]] = _correlation(_take(a, likely), _take(b, likely), laid, part)
     return Agreement(evidence_M, correlation_M, overlap_M)
 
 
@@ -100,9 +103,10 @@ def _lay(a_MP2: Array, b_MP2: Array, bits_MP: Array) -> tuple[Array, Array]:
     shift_MR2 = b_ML2[:, _FIRST] - scale_MR2 * a_ML2[:, _FIRST]
     weights_MP = _weights(bits_MP) * (bits_MP <= MATCH_BITS)
     votes_MR = np.zeros(sound_MR.shape, np.float32)
+    scale_2MR, shift_2MR = (np.ascontiguousarray(np.moveaxis(x, 2, 0)) for x in (scale_MR2, shift_MR2))
     for p in range(a_MP2.shape[1]):  # a keypoint at a time: the whole would not fit the processor's cache
-        error = np.abs(scale_MR2 * a_MP2[:, None, p] + shift_MR2 - b_MP2[:, None, p]).max(axis=2)
-        votes_MR += weights_MP[:, None, p] * (error < TOLERANCE)
+        x, y = (np.abs(scale_2MR[i] * a_MP2[:, p, i, None] + shift_2MR[i] - b_MP2[:, p, i, None]) for i in (0, 1))
+        votes_MR += weights_MP[:, p, None] * (np.maximum(x, y) < TOLERANCE)
     best_M = np.where(sound_MR, votes_MR, -1).argmax(axis=1)
     rows = np.arange(len(best_M))
     scale_M12, shift_M12 = scale_MR2[rows, best_M, None], shift_MR2[rows, best_M, None]
@@ -122,8 +126,9 @@ def _least_squares(a_MP2: Array, b_MP2: Array, weights_MP: Array) -> tuple[Array
 def _evidence(moved_MP2: Array, b_MP2: Array, bits_MPP: Array) -> Array:
     """Keypoints of `a` that have their like in `b` where it belongs, weighed. Spokes and treads have their like
     elsewhere too, so it is looked for here once more."""
-    there_MPP = np.abs(moved_MP2[:, :, None] - b_MP2[:, None]).max(axis=3) < TOLERANCE
-    return np.asarray(_weights(np.where(there_MPP, bits_MPP, 255).min(axis=2)).sum(axis=1))
+    x, y = (np.abs(moved_MP2[:, :, None, i] - b_MP2[:, None, :, i]) for i in (0, 1))
+    bits_MP = np.where(np.maximum(x, y) < TOLERANCE, bits_MPP, 255).min(axis=2)
+    return np.asarray(_weights(bits_MP).sum(axis=1))
 
 
 def _correlation(a: Unpacked, b: Unpacked, laid: tuple[Array, Array], part: tuple[Array, Array]) -> Array:

@@ -43,8 +43,8 @@ def cross_validate(
     classes, positive = snapshot_ref.classes, positive_class_of(s, snapshot_ref.classes)
     canonical(request.metric, names(has_positive=positive is not None))  # before an hour of training
     config = training_config(request, candidate)
-    usable = snapshots.load(s.objects, snapshot_ref.digest).usable
-    links = splits.link(usable)
+    snapshot = snapshots.load(s.objects, snapshot_ref.digest)
+    usable, links = snapshot.usable, splits.link(snapshot.usable, splits.likeness_of(s.objects, snapshot))
     folds = splits.folds(usable, kind=kind, k=k, seed=request.seed, links=links)
     images = open_images(
         s.objects,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import DataRefused
 from tire_pipeline.refs import ScanShard, SnapshotRef, SplitRef, check_version
-from tire_pipeline.steps.data_report import against_champion, publish
-from tire_pipeline.steps.live import live
+from tire_pipeline.steps.data_report import measured, publish
+from tire_pipeline.steps.live import live, loading
 
 if TYPE_CHECKING:
     from tire_pipeline.datasets.labels import Columns
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-PROVEN_ANEW_MAX = 300  # images; a second
+PROVEN_ANEW_MAX = 2_000  # images; a second
 
 
 def push(
@@ -76,17 +76,18 @@ def validate(
     the version is refused (None: it only warns). DataRefused says what is wrong.
     """
     check_version(version)  # before the libraries are loaded, which takes seconds
-    from tire_pipeline.datasets import shards, snapshots
-    from tire_pipeline.validation import report
-    from tire_pipeline.validation.expectations import judge
-    from tire_pipeline.validation.signals import measure
-    from tire_pipeline.validation.suites import Limits
+    from tire_pipeline.datasets import snapshots
 
     s = live(services)
-    snapshot = snapshots.build(s.objects, version, progress=progress)
+    with loading("tire_pipeline.validation.expectations"):
+        snapshot = snapshots.build(s.objects, version, progress=progress)
+    from tire_pipeline.datasets import shards
+    from tire_pipeline.validation import report
+    from tire_pipeline.validation.expectations import judge
+    from tire_pipeline.validation.suites import Limits
+
     limits = Limits(probe_max=max_probe) if max_bad is None else Limits(bad_max=max_bad, probe_max=max_probe)
-    reference, champion = against_champion(s, snapshot)
-    signals = measure(snapshot.usable, reference=reference, champion=champion)
+    signals = measured(s, snapshot)
     verdicts = judge(snapshot.index, limits, signals)
     record = report.as_record(version, snapshot.digest, snapshot.index, verdicts, signals)
     publish(s, record, report.as_html(record, snapshot.index, s.objects.get), snapshot.index)
@@ -112,8 +113,9 @@ def split(snapshot: SnapshotRef, *, seed: int = 0, services: Services | None = N
     from tire_pipeline.splits.memory import assign_and_remember
 
     s = live(services)
-    usable = snapshots.load(s.objects, snapshot.digest).usable
-    made = assign_and_remember(s.objects, usable, project=s.settings.project, seed=seed)
+    loaded = snapshots.load(s.objects, snapshot.digest)
+    usable, links = loaded.usable, splits.link(loaded.usable, splits.likeness_of(s.objects, loaded))
+    made = assign_and_remember(s.objects, usable, links=links, project=s.settings.project, seed=seed)
     splits.prove(usable, made.sides, together=made.together)
     digest = splits.digest(usable, made.sides)
     frame = usable[["path", "label"]].assign(side=made.sides, **made.together)
@@ -142,8 +144,11 @@ def load_split(s: Services, split_ref: SplitRef) -> tuple[Snapshot, Any]:
     frame = snapshots.read_frame(s.objects, key).set_index("path").reindex(usable["path"]).set_index(usable.index)
     if splits.digest(usable, frame["side"]) != split_ref.digest:
         raise DataRefused(f"{key} is not the split it is named by: it was changed, or its snapshot was. Split again.")
-    together = frame[["group", "cluster"]] if len(usable) > PROVEN_ANEW_MAX else None
-    splits.prove(usable, frame["side"], together=together)
+    if len(usable) > PROVEN_ANEW_MAX:
+        splits.prove(usable, frame["side"], together=frame[["group", "cluster"]])
+    else:
+        likeness = splits.compare_rows(snapshots.load_fingerprints(s.objects, snapshot))
+        splits.prove(usable, frame["side"], links=splits.link(usable, likeness))
     return snapshot, frame["side"].to_numpy()
 
 

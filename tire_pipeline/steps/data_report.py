@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     from tire_pipeline.datasets.snapshots import Snapshot
     from tire_pipeline.stores.tracking import RegisteredVersion
     from tire_pipeline.validation.label_errors import Doubter
-    from tire_pipeline.validation.signals import Reference
+    from tire_pipeline.validation.signals import Reference, Signals
     from tire_pipeline.wiring import Services
 
 log = logging.getLogger(__name__)
+
+
+def measured(s: Services, snapshot: Snapshot) -> Signals:
+    """The signals of a snapshot, by itself and against the data and the doubts of the model in production."""
+    from tire_pipeline.datasets.snapshots import load_fingerprints
+    from tire_pipeline.splits import likeness_of
+    from tire_pipeline.validation.signals import measure
+
+    likeness, prints_NB = likeness_of(s.objects, snapshot), load_fingerprints(s.objects, snapshot)
+    reference, champion = against_champion(s, snapshot)
+    return measure(snapshot.usable, likeness=likeness, prints_NB=prints_NB, reference=reference, champion=champion)
 
 
 def against_champion(s: Services, snapshot: Snapshot) -> tuple[Reference | None, Doubter | None]:

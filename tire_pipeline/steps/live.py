@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,15 @@ def live(given: Services | None) -> Services:
     from tire_pipeline.wiring import services
 
     return given or services()
+
+
+@contextmanager
+def loading(module: str) -> Iterator[None]:
+    """Import a module that takes seconds while something else is waited for."""
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread:
+        imported = thread.submit(import_module, module)
+        yield
+        imported.result()
 
 
 def image_cache(s: Services) -> ImageCache:

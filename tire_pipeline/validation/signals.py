@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
-from tire_pipeline.fingerprints import stack, unpack
-from tire_pipeline.splits import near_duplicate_clusters
+from tire_pipeline.fingerprints import Bytes, unpack
+from tire_pipeline.splits import Likeness
 from tire_pipeline.validation import drift, label_errors, outliers, probe
 from tire_pipeline.validation.drift import Shift
 from tire_pipeline.validation.label_errors import Doubter, Suspect
@@ -56,17 +56,25 @@ class Signals:
         }
 
 
-def measure(usable: pd.DataFrame, *, reference: Reference | None = None, champion: Doubter | None = None) -> Signals:
-    """Every signal of the usable rows, compared with the champion's data and judged by it where there is a champion."""
+def measure(
+    usable: pd.DataFrame,
+    *,
+    likeness: Likeness,
+    prints_NB: Bytes,
+    reference: Reference | None = None,
+    champion: Doubter | None = None,
+) -> Signals:
+    """Every signal of the usable rows, with their likeness and fingerprints; compared with the champion's data and
+    judged by it where there is a champion."""
     if usable.empty:
         return Signals()
     classes = usable["label"].value_counts()
-    doubter = champion if champion is not None and champion.trusted else _linear_probe(usable)
+    doubter = champion if champion is not None and champion.trusted else _linear_probe(usable, prints_NB)
     known = set(reference.usable["label"]) if reference else set(classes.index)
     return Signals(
         smallest_class_share=float(classes.min() / classes.max()),
         largest_group_share=float(usable["group"].value_counts().iloc[0] / len(usable)),
-        duplicates=_duplicates(usable),
+        duplicates=_duplicates(likeness),
         outliers=outliers.find(usable),
         probe=probe.balanced_accuracy(usable),
         suspects=label_errors.suspects(doubter, usable) if doubter else [],
@@ -78,22 +86,14 @@ def measure(usable: pd.DataFrame, *, reference: Reference | None = None, champio
     )
 
 
-def _duplicates(usable: pd.DataFrame) -> list[list[int]]:
+def _duplicates(likeness: Likeness) -> list[list[int]]:
     """Row positions of each cluster of two or more near-copies, the largest cluster first."""
-    prints = _fingerprints(usable)
-    if prints is None:
-        return []
-    positions = pd.Series(range(len(usable))).groupby(near_duplicate_clusters(prints))
+    cluster_N = likeness.clusters()
+    positions = pd.Series(np.arange(len(cluster_N))).groupby(cluster_N)
     return sorted((list(map(int, rows)) for _, rows in positions if len(rows) > 1), key=lambda rows: -len(rows))
 
 
-def _linear_probe(usable: pd.DataFrame) -> Doubter | None:
-    prints = _fingerprints(usable)
-    if prints is None:
+def _linear_probe(usable: pd.DataFrame, prints_NB: Bytes) -> Doubter | None:
+    if len(usable) > label_errors.ROWS_MAX:
         return None
-    thumbnails = unpack(stack(prints)).thumbnails_NTT
-    return label_errors.linear_probe(thumbnails.reshape(len(usable), -1), usable)
-
-
-def _fingerprints(usable: pd.DataFrame) -> Sequence[bytes] | None:
-    return usable["fingerprint"].tolist() if "fingerprint" in usable else None
+    return label_errors.linear_probe(unpack(prints_NB).thumbnails_NTT.reshape(len(usable), -1), usable)

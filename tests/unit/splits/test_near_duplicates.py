@@ -58,13 +58,13 @@ def test_two_hundred_altered_copies_are_on_the_sides_of_their_originals(planted:
 @pytest.mark.parametrize("how", [a.__name__ for a in ALTERATIONS])
 def test_nearly_every_altered_copy_is_found_without_the_help_of_others(planted: pd.DataFrame, how: str) -> None:
     index = planted[planted["how"].isin(["", how])]
-    cluster_N = splits.near_duplicate_clusters(index["fingerprint"].tolist())
+    cluster_N = splits.compare(index["fingerprint"].tolist()).clusters()
     found, _ = num_joined(cluster_N, index["original"])
     assert found >= 49
 
 
 def test_distinct_tyres_are_hardly_ever_taken_for_one(planted: pd.DataFrame) -> None:
-    cluster_N = splits.near_duplicate_clusters(planted["fingerprint"].tolist())
+    cluster_N = splits.compare(planted["fingerprint"].tolist()).clusters()
     first_of_each = planted["how"].to_numpy() == ""
     _, mistaken = num_joined(cluster_N[first_of_each], planted["original"][first_of_each])
     assert mistaken <= 2  # of 1,225 pairs
@@ -72,7 +72,7 @@ def test_distinct_tyres_are_hardly_ever_taken_for_one(planted: pd.DataFrame) -> 
 
 def test_altered_copies_of_real_photographs_are_on_the_sides_of_their_originals(photographs: list[Pixels]) -> None:
     index = plant(photographs)
-    cluster_N = splits.near_duplicate_clusters(index["fingerprint"].tolist())
+    cluster_N = splits.compare(index["fingerprint"].tolist()).clusters()
     found, _ = num_joined(cluster_N, index["original"])
     assert found >= 196
     split = splits.assign(index, seed=0)
@@ -103,22 +103,22 @@ def test_clusters_do_not_depend_on_the_order_of_images(planted: pd.DataFrame) ->
 
 def test_a_cluster_is_numbered_by_its_first_image(tyres: list[Pixels]) -> None:
     one, two, three = (fingerprint(pixels) for pixels in tyres[:3])
-    assert splits.near_duplicate_clusters([one, two, one, three, two]).tolist() == [0, 1, 0, 3, 1]
+    assert splits.compare([one, two, one, three, two]).clusters().tolist() == [0, 1, 0, 3, 1]
 
 
 def test_images_without_a_fingerprint_are_like_no_other(tyres: list[Pixels]) -> None:
-    assert splits.near_duplicate_clusters([b"", fingerprint(tyres[0]), b""]).tolist() == [0, 1, 2]
-    assert splits.near_duplicate_clusters([]).tolist() == []
+    assert splits.compare([b"", fingerprint(tyres[0]), b""]).clusters().tolist() == [0, 1, 2]
+    assert splits.compare([]).clusters().tolist() == []
 
 
 def test_blank_pictures_are_not_all_one_cluster() -> None:
     blank = [fingerprint(np.full((90, 120, 3), shade, np.uint8)) for shade in (0, 128)]
     ramp = fingerprint(np.tile(np.linspace(0, 255, 120, dtype=np.uint8)[None, :, None], (90, 1, 3)))
-    assert splits.near_duplicate_clusters([*blank, ramp])[2] == 2
+    assert splits.compare([*blank, ramp]).clusters()[2] == 2
 
 
 def test_a_fingerprint_of_another_release_is_refused_with_the_way_out(tyres: list[Pixels]) -> None:
     known = fingerprint(tyres[0])
     for foreign in (known[:-1], bytes([99]) + known[1:]):
         with pytest.raises(InputError, match="Take the snapshot again: `tire validate"):
-            splits.near_duplicate_pairs([known, foreign])
+            splits.compare([known, foreign])
