@@ -196,7 +196,7 @@ def test_a_validation_that_never_gave_a_number_stops_the_training(examples: Exam
 @pytest.mark.parametrize("num_images", [3, 5, 17, 33])
 def test_no_batch_has_one_image_which_batch_norm_cannot_take(num_images: int) -> None:
     for size in (2, 3, 16, 32):
-        parts = list(loop._batches(np.arange(num_images), size))
+        parts = list(loop.split_batches(np.arange(num_images), size))
         assert np.concatenate(parts).tolist() == list(range(num_images))
         assert min(map(len, parts)) >= 2
         assert max(map(len, parts)) <= max(size, 3)

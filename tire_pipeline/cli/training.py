@@ -34,6 +34,9 @@ def train(
     augmentation: Annotated[str | None, typer.Option(help="none, light or crop.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
     spec: Annotated[
         str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
     ] = "",
@@ -56,7 +59,7 @@ def train(
     }
     record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
     with progress("training") as move:
-        trained = steps.train(record, tags=_tags(), progress=move)
+        trained = steps.train(record, resume=resume, tags=_tags(), progress=move)
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"

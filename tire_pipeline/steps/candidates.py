@@ -35,11 +35,15 @@ def training_specs(split_ref: SplitRef, request: RunRequest) -> list[dict[str, A
 def train(
     spec: Mapping[str, Any],
     *,
+    resume: bool = False,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     services: Services | None = None,
 ) -> TrainedRef:
-    """Train one candidate by its spec (see `training_specs`), or take it from the cache."""
+    """Train one candidate by its spec (see `training_specs`), or take it from the cache.
+
+    With `resume` it goes on from the newest checkpoint of an earlier try, here or in S3; where there is none it starts.
+    """
     config, split_ref = _read_spec(spec)
     s = live(services)
     from tire_pipeline.training import run
@@ -55,6 +59,8 @@ def train(
         config=config,
         positive_class=positive_class,
         cache=image_cache(s),
+        checkpoints=s.settings.home / "checkpoints",
+        resume=resume,
         tags={"mlflow.note.content": _description(s, split_ref.snapshot.version), **(tags or {})},
     )
 

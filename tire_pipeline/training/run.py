@@ -18,13 +18,17 @@ import onnx
 from tire_pipeline.bundle import MODEL, Bundle
 from tire_pipeline.datasets.cache import ImageCache, open_images
 from tire_pipeline.datasets.snapshots import Snapshot
+from tire_pipeline.errors import Interrupted
 from tire_pipeline.refs import SplitRef, TrainedRef
 from tire_pipeline.stores.objects import ObjectStore
 from tire_pipeline.stores.tracking import Tracking
 from tire_pipeline.training.cache_key import cache_key, code_digest
+from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
-from tire_pipeline.training.loop import EpochMetrics, Examples, Fitted, fit
+from tire_pipeline.training.loop import Examples, Fitted, OnEpoch, fit
+from tire_pipeline.training.mirror import S3Mirror
+from tire_pipeline.training.state import EpochMetrics
 
 log = logging.getLogger(__name__)
 DrawCurves = Callable[[list[EpochMetrics], int, Path], None]
@@ -32,7 +36,10 @@ DrawCurves = Callable[[list[EpochMetrics], int, Path], None]
 
 @dataclass(frozen=True)
 class Job:
-    """All that one training needs. `sides` are "train", "val" or "test", one for each usable row of the snapshot."""
+    """All that one training needs. `sides` are "train", "val" or "test", one for each usable row of the snapshot.
+
+    Checkpoints lie in the folder `checkpoints`, below the training's key; without `resume` earlier ones are deleted.
+    """
 
     split: SplitRef
     snapshot: Snapshot
@@ -41,6 +48,8 @@ class Job:
     positive_class: str | None
     cache: ImageCache
     tags: Mapping[str, str]
+    checkpoints: Path
+    resume: bool = False
 
 
 def find_cached(
@@ -64,7 +73,7 @@ def run(
     tracking: Tracking,
     *,
     draw_curves: DrawCurves,
-    on_epoch: Callable[[int, EpochMetrics], None] = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> TrainedRef:
     """Train, export, store. result.json is written last: with it, everything else is there. Safe to repeat."""
     key = cache_key(job.split, job.config, job.positive_class)
@@ -77,7 +86,8 @@ def run(
             tracking.log_metrics(run_id, metrics, step=epoch, at_ms=int(time.time() * 1000))
             on_epoch(epoch, metrics)
 
-        bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch)
+        with _checkpoints(job, objects, key) as checkpoints:
+            bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch, checkpoints)
         objects.upload_folder(bundle.path, f"runs/{key}/bundle/")
         _log_artifacts(tracking, run_id, bundle, Path(tmp) / "artifacts")
         draw_curves(fitted.history, fitted.best_epoch, Path(tmp) / "artifacts")
@@ -93,11 +103,30 @@ def run(
             seconds=round(time.monotonic() - start, 1),
         )
     objects.put_json(result_key(key), asdict(trained))
+    checkpoints.clear()
     return trained
 
 
+@contextmanager
+def _checkpoints(job: Job, objects: ObjectStore, key: str) -> Iterator[Checkpoints]:
+    """The training's checkpoints, here and in S3: none, unless it is to go on."""
+    mirror = S3Mirror(objects, f"runs/{key}/checkpoints/")
+    checkpoints = Checkpoints(job.checkpoints / key, mirror=mirror)
+    if not job.resume:
+        checkpoints.clear()
+        mirror.clear()
+    try:
+        yield checkpoints
+    except Interrupted:
+        raise  # at once: the last checkpoint has had its time to be copied
+    except BaseException:
+        mirror.close()
+        raise
+    mirror.close()
+
+
 def _fit_and_export(
-    job: Job, objects: ObjectStore, folder: Path, on_epoch: Callable[[int, EpochMetrics], None]
+    job: Job, objects: ObjectStore, folder: Path, on_epoch: OnEpoch, checkpoints: Checkpoints
 ) -> tuple[Bundle, Fitted]:
     usable, config = job.snapshot.usable, job.config
     classes = job.split.snapshot.classes
@@ -111,7 +140,8 @@ def _fit_and_export(
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
     train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
-    fitted = fit(Examples(images, labels_N, train, val, len(classes)), config, on_epoch=on_epoch)
+    examples = Examples(images, labels_N, train, val, len(classes), paths=usable["path"].tolist())
+    fitted = fit(examples, config, on_epoch=on_epoch, checkpoints=checkpoints)
     folder.mkdir(parents=True)
     bundle = export(
         fitted.model,
