@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tire_pipeline.errors import InputError
@@ -31,6 +32,12 @@ def digest_of(value: Any) -> str:
     """SHA-256 (64 hex digits) of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file that may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,26 @@ class SplitRef:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> SplitRef:
         return cls(**{**record, "snapshot": SnapshotRef(**record["snapshot"])})
+
+
+@dataclass(frozen=True)
+class WeightsRef:
+    """Pretrained weights, exactly: what a network must be built with (`arguments`), and fed with, to use them.
+
+    `mean` and `std` are of channels 0 to 1. `architecture` is the model type they are of, empty where nobody says so.
+    """
+
+    file: str
+    sha256: str
+    architecture: str
+    licence: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> WeightsRef:
+        return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
 
 
 @dataclass(frozen=True)

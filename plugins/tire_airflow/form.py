@@ -6,7 +6,8 @@ from airflow.sdk import Param
 
 from tire_pipeline.refs import VERSION_PATTERN
 from tire_pipeline.steps.request import TARGETS
-from tire_pipeline.training.config import LOSSES, OPTIMIZERS, RECIPES  # light: no torch behind it
+from tire_pipeline.training.config import AUGMENTATIONS, HEADS, LOSSES, OPTIMIZERS, RESIZES  # light: no torch behind it
+from tire_pipeline.training.recipes import RECIPES
 
 METRICS = (
     "balanced_accuracy",
@@ -36,6 +37,12 @@ def trigger_form() -> dict[str, Param]:
             examples=list(RECIPES),
             title="Candidates",
             description="Each is trained in a task of its own.",
+        ),
+        "more_candidates": Param(
+            "",
+            type=["null", "string"],
+            title="More candidates",
+            description="Any others, with commas between them: timm:mobilenetv3_small_100, timm:vit_tiny_patch16_224.",
         ),
         "metric": Param("balanced_accuracy", type="string", enum=list(METRICS), title="Metric that decides"),
         "threshold": Param(
@@ -70,7 +77,45 @@ def trigger_form() -> dict[str, Param]:
             None, type=["null", "string"], enum=[None, *OPTIMIZERS], section="Training", title="Optimizer"
         ),
         "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
+        **_network(),
     }
+
+
+def _network() -> dict[str, Param]:
+    """What is trained, and on what it sees."""
+    text, section = ["null", "string"], "Network and images"
+    return {
+        "weights": Param(
+            None,
+            type=text,
+            section=section,
+            title="Pretrained weights",
+            description="`imagenet`, or the name of a file in TIRE_WEIGHTS. Empty: from scratch.",
+        ),
+        "head": Param(None, type=text, enum=[None, *HEADS], section=section, title="Head"),
+        "dropout": Param(
+            None, type=["null", "number"], minimum=0, maximum=0.9, section=section, title="Dropout of the head"
+        ),
+        "fixed_norms": Param(
+            False, type="boolean", section=section, title="Batch norm keeps the statistics of the weights"
+        ),
+        "augmentation": Param(None, type=text, enum=[None, *AUGMENTATIONS], section=section, title="Augmentation"),
+        "image_height": _side("Image height"),
+        "image_width": _side("Image width"),
+        "resize": Param(
+            None,
+            type=text,
+            enum=[None, *RESIZES],
+            section=section,
+            title="To that size by",
+            description="`stretch` brings each side to its length, `crop` keeps the ratio and leaves out the borders.",
+        ),
+    }
+
+
+def _side(title: str) -> Param:
+    kind = ["null", "integer"]
+    return Param(None, type=kind, minimum=32, maximum=2048, section="Network and images", title=title)
 
 
 def _limit(title: str, description: str) -> Param:

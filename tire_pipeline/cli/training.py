@@ -15,6 +15,7 @@ from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
+from tire_pipeline.training.config import AUGMENTATIONS, parse_size  # light: no torch behind it
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,14 +26,23 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     dataset_version: Annotated[str, typer.Option(help="The dataset version to train from.")] = "",
-    model_type: Annotated[str, typer.Option(help="The candidate: cnn, tiny_vgg, resnet18.")] = "cnn",
+    model_type: Annotated[str, typer.Option(help="The candidate: cnn, tiny_vgg, resnet18, …, or timm:NAME.")] = "cnn",
     optimizer_type: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest rate of the one-cycle schedule.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     loss: Annotated[str | None, typer.Option(help="cross_entropy or focal.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="none, light or crop.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help=", ".join(AUGMENTATIONS))] = None,
+    image_size: Annotated[str, typer.Option(help="In pixels: 224, or 320x256 for height x width.")] = "",
+    resize: Annotated[str | None, typer.Option(help="stretch to the size, or crop to its sides' ratio.")] = None,
+    head: Annotated[str | None, typer.Option(help="linear or mlp.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="To start from: imagenet, or a file that TIRE_WEIGHTS lists.")
+    ] = None,
+    fixed_norms: Annotated[
+        bool | None, typer.Option("--fixed-norms", help="Batch norm keeps the statistics of the weights.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
     spec: Annotated[
         str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
@@ -51,8 +61,12 @@ def train(
         "batch_size": batch_size,
         "loss": loss,
         "augmentation": augmentation,
-        "image_height": image_size,
-        "image_width": image_size,
+        "resize": resize,
+        "head": head,
+        "dropout": dropout,
+        "weights": weights,
+        "fixed_norms": fixed_norms,
+        **_size(image_size),
     }
     record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
     with progress("training") as move:
@@ -72,7 +86,8 @@ def evaluate(
     model_type: Annotated[str, typer.Option(help="With --cv: the candidate.")] = "cnn",
     folds: Annotated[int, typer.Option(help="With --cv kfold: how many.")] = 5,
     epochs: Annotated[int | None, typer.Option(help="With --cv: passes over the training images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="With --cv: height and width in pixels.")] = None,
+    image_size: Annotated[str, typer.Option(help="With --cv: in pixels, 224 or 320x256 (height x width).")] = "",
+    weights: Annotated[str | None, typer.Option(help="With --cv: to start from, as of `tire train`.")] = None,
     seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +100,7 @@ def evaluate(
     if bool(run) == bool(cv):
         raise InputError("Give the MLflow run id of a training, or --cv kfold|logo with --dataset-version.")
     if cv:
-        overrides = {"epochs": epochs, "image_height": image_size, "image_width": image_size}
+        overrides = {"epochs": epochs, "weights": weights, **_size(image_size)}
         request = _check(dataset_version, model_type, seed, {**overrides, "metric": metric, "threshold": threshold})
         measured = _cross_validate(request, cv, folds)
         result(measured, as_json=as_json, text=_cross_validated(measured))
@@ -137,6 +152,13 @@ def _check(version: str, model_type: str, seed: int, overrides: dict[str, Any]) 
     """The request, checked before any image is read."""
     given = {k: v for k, v in overrides.items() if v is not None}
     return steps.check_request({"dataset_version": version, "candidates": [model_type], "seed": seed, **given})
+
+
+def _size(image_size: str) -> dict[str, int]:
+    if not image_size:
+        return {}
+    height, width = parse_size(image_size)
+    return {"image_height": height, "image_width": width}
 
 
 def _read_spec(spec: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
+from tire_pipeline.steps import pretrained
 from tire_pipeline.steps.data import Progress, load_split, split_of
 from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.live import image_cache, live, stored_bundle
@@ -44,6 +45,7 @@ def train(
     s = live(services)
     from tire_pipeline.training import run
 
+    config = pretrained.resolved(s, config)
     positive_class = positive_class_of(s, split_ref.snapshot.classes)
     if (cached := run.find_cached(s.objects, split_ref, config, positive_class=positive_class)) is not None:
         return cached
@@ -55,6 +57,7 @@ def train(
         config=config,
         positive_class=positive_class,
         cache=image_cache(s),
+        weights=pretrained.fetched(s, config),
         tags={"mlflow.note.content": _description(s, split_ref.snapshot.version), **(tags or {})},
     )
 

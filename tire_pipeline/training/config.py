@@ -11,17 +11,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tire_pipeline.errors import InputError
+from tire_pipeline.refs import WeightsRef
+from tire_pipeline.training.recipes import FROM_SCRATCH, NO_WEIGHTS, RECIPES, is_timm, recipe
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 LOSSES = ("cross_entropy", "focal")
-AUGMENTATIONS = ("none", "light", "crop")
-
-# What each candidate starts from; every field can be overridden.
-RECIPES: dict[str, dict[str, Any]] = {
-    "cnn": {"epochs": 16, "image_height": 96, "image_width": 96},
-    "tiny_vgg": {"epochs": 12, "image_height": 64, "image_width": 64},
-    "resnet18": {"epochs": 4, "batch_size": 32, "learning_rate": 1e-3, "image_height": 64, "image_width": 64},
-}
+AUGMENTATIONS = ("none", "base", "light", "crop", "custom", "auto", "trivial", "randaug")
+UNAUGMENTED = ("none", "base")  # two names for one thing: images are resized and normalised in any case
+HEADS = ("linear", "mlp")
+RESIZES = ("stretch", "crop")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,22 @@ class TrainingConfig:
     threads: int = 0
     """Of the CPU; 0 takes all. It may change results in the last digits, so it is part of the configuration."""
 
+    head: str = "linear"
+    dropout: float | None = None
+    """Of the head; None is the network's own."""
+    weights: str = NO_WEIGHTS
+    """`none`, `imagenet`, or the name of a file that TIRE_WEIGHTS lists."""
+    pretrained: WeightsRef | None = None
+    """What `weights` turned out to be. The training fills it in, so that the configuration says all."""
+    fixed_norms: bool = False
+    """Whether batch norm keeps the statistics of the pretrained weights."""
+    resize: str = "stretch"
+    """`stretch` both sides to the size, or keep the sides' ratio and `crop` what the size leaves out, at the middle."""
+
     def __post_init__(self) -> None:
+        pretrained: Any = self.pretrained
+        if isinstance(pretrained, dict):  # out of JSON
+            object.__setattr__(self, "pretrained", WeightsRef.from_dict(pretrained))
         if problems := [p for p in _problems(self) if p]:
             raise InputError(f"The training configuration cannot be used: {'; '.join(problems)}.")
 
@@ -54,7 +67,7 @@ class TrainingConfig:
         if unknown := sorted(overrides.keys() - known):
             raise InputError(f"Unknown training options: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
         given = {k: v for k, v in overrides.items() if v is not None}
-        return cls(model_type=model_type, **{**RECIPES.get(model_type, {}), **given})
+        return cls(model_type=model_type, **{**recipe(model_type, weights=given.get("weights", NO_WEIGHTS)), **given})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,20 +81,33 @@ def parse_candidates(given: str | Sequence[str]) -> list[str]:
     if not unique:
         raise InputError(f"No candidate was named. Choose from: {', '.join(RECIPES)}.")
     for name in unique:
-        if problem := _unknown("model_type", name, tuple(RECIPES)):
+        if problem := _unknown_network(name):
             raise InputError(f"The candidates cannot be used: {problem}.")
     return unique
 
 
+def options() -> set[str]:
+    """The fields that may be asked for: all but the candidate's name, and what a training fills in itself."""
+    return {f.name for f in fields(TrainingConfig)} - {"model_type", "pretrained"}
+
+
 def merge_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The training fields of a trigger form, without those left empty."""
-    known = {f.name for f in fields(TrainingConfig)} - {"model_type"}
+    known = options()
     return {k: v for k, v in form.items() if k in known and v not in (None, "")}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) out of `224` or `320x256`. Raises InputError for anything else."""
+    sides = text.lower().replace("×", "x").split("x")
+    if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
+        raise InputError(f"The image size is {text!r}, but looks like 224, or like 320x256 for height x width.")
+    return int(sides[0]), int(sides[-1])
 
 
 def _problems(c: TrainingConfig) -> list[str]:
     return [
-        _unknown("model_type", c.model_type, tuple(RECIPES)),
+        *_network_problems(c),
         _unknown("optimizer_type", c.optimizer_type, OPTIMIZERS),
         _unknown("loss", c.loss, LOSSES),
         _unknown("augmentation", c.augmentation, AUGMENTATIONS),
@@ -95,6 +121,24 @@ def _problems(c: TrainingConfig) -> list[str]:
         _outside("seed", c.seed, 0, 2**32 - 1, whole=True),
         _outside("threads", c.threads, 0, 1024, whole=True),
     ]
+
+
+def _network_problems(c: TrainingConfig) -> list[str]:
+    return [
+        _unknown_network(c.model_type),
+        _unknown("head", c.head, HEADS),
+        "" if c.dropout is None else _outside("dropout", c.dropout, 0, 0.9),
+        "" if isinstance(c.weights, str) and c.weights else f"weights is {c.weights!r}, but must be a name",
+        f"weights is {c.weights!r}, but {c.model_type} is trained from scratch (leave it at {NO_WEIGHTS})"
+        if c.model_type in FROM_SCRATCH and c.weights != NO_WEIGHTS
+        else "",
+        "" if isinstance(c.fixed_norms, bool) else f"fixed_norms is {c.fixed_norms!r}, but must be true or false",
+        _unknown("resize", c.resize, RESIZES),
+    ]
+
+
+def _unknown_network(name: str) -> str:
+    return "" if is_timm(name) else _unknown("model_type", name, (*RECIPES, "timm:<name>"))
 
 
 def _unknown(field: str, value: object, known: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from torch.nn import functional as F
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.metrics import Ints, Scored, point
-from tire_pipeline.models import build
+from tire_pipeline.models import Classifier
 from tire_pipeline.training.augment import colour, draw_moves, normalise_
 from tire_pipeline.training.batches import draw_boxes, load, seed_of
 from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.network import build_network
 
 log = logging.getLogger(__name__)
 EpochMetrics = dict[str, float]
@@ -43,26 +45,38 @@ class Examples:
 class Fitted:
     """The best epoch's model, in evaluation mode on the CPU, and the metrics of every epoch."""
 
-    model: nn.Module
+    model: Classifier
     history: list[EpochMetrics] = field(default_factory=list)
     best_epoch: int = 0
 
 
-def fit(examples: Examples, config: TrainingConfig, *, on_epoch: Callable[[int, EpochMetrics], None]) -> Fitted:
-    """Train by the configuration and keep the epoch with the lowest validation loss.
+def fit(
+    examples: Examples,
+    config: TrainingConfig,
+    *,
+    weights: Path | None = None,
+    on_epoch: Callable[[int, EpochMetrics], None],
+) -> Fitted:
+    """Train by the configuration, from the pretrained weights in the file `weights` where it has such, and keep the
+    epoch with the lowest validation loss.
 
     Deterministic on the CPU by `config.seed` and `config.threads`. Raises TireError when the loss is no longer finite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
-        return _fit(examples, config, on_epoch)
+        return _fit(examples, config, weights, on_epoch)
 
 
-def _fit(examples: Examples, config: TrainingConfig, on_epoch: Callable[[int, EpochMetrics], None]) -> Fitted:
+def _fit(
+    examples: Examples,
+    config: TrainingConfig,
+    weights: Path | None,
+    on_epoch: Callable[[int, EpochMetrics], None],
+) -> Fitted:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     log.info("training %s on %s, %d threads", config.model_type, device, torch.get_num_threads())
-    model = build(config.model_type, num_classes=examples.num_classes, seed=config.seed)
+    model = build_network(config, num_classes=examples.num_classes, weights=weights)
     model = model.to(device).to(memory_format=torch.channels_last)
     steps = config.epochs * _num_batches(len(examples.train), config.batch_size)
     optimizer = _optimizer(model, config)
@@ -88,7 +102,7 @@ def _fit(examples: Examples, config: TrainingConfig, on_epoch: Callable[[int, Ep
 
 
 def _train_epoch(
-    model: nn.Module,
+    model: Classifier,
     examples: Examples,
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
@@ -112,7 +126,7 @@ def _train_epoch(
     for rows, loaded_BCHW in zip(parts, loaded, strict=True):
         x_BCHW = colour(loaded_BCHW.to(device), policy=config.augmentation, generator=generator)
         y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
-        loss = _loss(model(normalise_(x_BCHW)), y_B, config)
+        loss = _loss(model(normalise_(x_BCHW, mean=model.mean, std=model.std)), y_B, config)
         if not torch.isfinite(loss):
             raise TireError(
                 f"The loss of {config.model_type} became {loss.item()} after {total:.3g} summed so far. Lower "
@@ -127,14 +141,15 @@ def _train_epoch(
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
+def predict_logits(model: Classifier, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
     """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
     model.eval()
     loaded = load(images_NHWC, list(_batches(rows, 64)), device=device)
-    return torch.cat([model(normalise_(x_BCHW.to(device).float())).float().cpu() for x_BCHW in loaded])
+    inputs = (normalise_(x_BCHW.to(device).float(), mean=model.mean, std=model.std) for x_BCHW in loaded)
+    return torch.cat([model(x_BCHW).float().cpu() for x_BCHW in inputs])
 
 
-def _validate(model: nn.Module, examples: Examples, device: torch.device) -> EpochMetrics:
+def _validate(model: Classifier, examples: Examples, device: torch.device) -> EpochMetrics:
     logits_NK = predict_logits(model, examples.images_NHWC, examples.val, device)
     p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
     metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))

@@ -25,6 +25,7 @@ from tire_pipeline.training.cache_key import cache_key, code_digest
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
 from tire_pipeline.training.loop import EpochMetrics, Examples, Fitted, fit
+from tire_pipeline.training.sheet import write_sheet
 
 log = logging.getLogger(__name__)
 DrawCurves = Callable[[list[EpochMetrics], int, Path], None]
@@ -41,6 +42,7 @@ class Job:
     positive_class: str | None
     cache: ImageCache
     tags: Mapping[str, str]
+    weights: Path | None = None
 
 
 def find_cached(
@@ -77,6 +79,7 @@ def run(
             tracking.log_metrics(run_id, metrics, step=epoch, at_ms=int(time.time() * 1000))
             on_epoch(epoch, metrics)
 
+        (Path(tmp) / "artifacts").mkdir()
         bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch)
         objects.upload_folder(bundle.path, f"runs/{key}/bundle/")
         _log_artifacts(tracking, run_id, bundle, Path(tmp) / "artifacts")
@@ -106,12 +109,14 @@ def _fit_and_export(
         usable,
         height=config.image_height,
         width=config.image_width,
+        how=config.resize,
         cache=job.cache,
         name=job.snapshot.digest,
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
     train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
-    fitted = fit(Examples(images, labels_N, train, val, len(classes)), config, on_epoch=on_epoch)
+    write_sheet(images, train, config, folder.with_name("artifacts"))
+    fitted = fit(Examples(images, labels_N, train, val, len(classes)), config, weights=job.weights, on_epoch=on_epoch)
     folder.mkdir(parents=True)
     bundle = export(
         fitted.model,
@@ -129,7 +134,6 @@ def _fit_and_export(
 
 def _log_artifacts(tracking: Tracking, run_id: str, bundle: Bundle, folder: Path) -> None:
     """The bundle, and its model in MLflow's onnx flavour, which needs no pickle to be loaded."""
-    folder.mkdir()
     shutil.copytree(bundle.path, folder / "bundle", ignore=shutil.ignore_patterns(MODEL))
     model = onnx.load(str(bundle.path / MODEL))
     mlflow.onnx.save_model(
