@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "step": {"scheduler": "step", "step_epochs": 1, "optimizer_type": "radam"},
     "crops": {"augmentation": "crop", "optimizer_type": "nadam"},
     "contiguous": {"channels_last": False, "class_weights": "balanced"},
+    "frozen at first": {"freeze_epochs": 1, "augmentation": "none", "ema_decay": 0.5},
     "resnet": {"model_type": "resnet18", "epochs": 2, "batch_size": 12},
 }
 

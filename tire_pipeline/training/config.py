@@ -5,29 +5,14 @@ Light on purpose: the Airflow form and the command line read it without loading 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tire_pipeline.errors import InputError
-
-OPTIMIZERS = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
-SCHEDULERS = ("one_cycle", "cosine", "step", "plateau", "constant")
-LOSSES = ("cross_entropy", "focal", "f1")
-CLASS_WEIGHTS = ("none", "balanced")
-MIXINGS = ("none", "mixup", "cutmix", "both")
-MONITORS = ("log_loss", "accuracy", "balanced_accuracy", "f1_macro", "brier", "ece")
-DEVICES = ("auto", "cuda", "mps", "cpu")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUGMENTATIONS = ("none", "light", "crop")
-
-# What each candidate starts from; every field can be overridden.
-RECIPES: dict[str, dict[str, Any]] = {
-    "cnn": {"epochs": 16, "image_height": 96, "image_width": 96},
-    "tiny_vgg": {"epochs": 12, "image_height": 64, "image_width": 64},
-    "resnet18": {"epochs": 4, "batch_size": 32, "learning_rate": 1e-3, "image_height": 64, "image_width": 64},
-}
+from tire_pipeline.refs import WeightsRef
+from tire_pipeline.training.options import OPTIONS, unknown
+from tire_pipeline.training.recipes import FROM_SCRATCH, NO_WEIGHTS, RECIPES, is_timm, recipe
 
 
 @dataclass(frozen=True)
@@ -69,12 +54,30 @@ class TrainingConfig:
     """The validation metric whose best epoch is kept."""
     patience: int = 0
     """Epochs without a better one after which training stops; 0 never does."""
+    freeze_epochs: int = 0
+    """During which only the head learns, from a rate of its own course; then all does, from `unfreeze_factor` of it."""
+    unfreeze_factor: float = 0.1
     device: str = "auto"
     precision: str = "auto"
     channels_last: bool = True
     compile: bool = False
 
+    head: str = "linear"
+    dropout: float | None = None
+    """Of the head; None is the network's own."""
+    weights: str = NO_WEIGHTS
+    """`none`, `imagenet`, or the name of a file that TIRE_WEIGHTS lists."""
+    pretrained: WeightsRef | None = None
+    """What `weights` turned out to be. The training fills it in, so that the configuration says all."""
+    fixed_norms: bool = False
+    """Whether batch norm keeps the statistics of the pretrained weights."""
+    resize: str = "stretch"
+    """`stretch` both sides to the size, or keep the sides' ratio and `crop` what the size leaves out, at the middle."""
+
     def __post_init__(self) -> None:
+        pretrained: Any = self.pretrained
+        if isinstance(pretrained, dict):  # out of JSON
+            object.__setattr__(self, "pretrained", WeightsRef.from_dict(pretrained))
         if problems := [p for p in _problems(self) if p]:
             raise InputError(f"The training configuration cannot be used: {'; '.join(problems)}.")
 
@@ -85,7 +88,7 @@ class TrainingConfig:
         if unknown := sorted(overrides.keys() - known):
             raise InputError(f"Unknown training options: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
         given = {k: v for k, v in overrides.items() if v is not None}
-        return cls(model_type=model_type, **{**RECIPES.get(model_type, {}), **given})
+        return cls(model_type=model_type, **{**recipe(model_type, weights=given.get("weights", NO_WEIGHTS)), **given})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,50 +102,27 @@ def parse_candidates(given: str | Sequence[str]) -> list[str]:
     if not unique:
         raise InputError(f"No candidate was named. Choose from: {', '.join(RECIPES)}.")
     for name in unique:
-        if problem := _unknown("model_type", name, tuple(RECIPES)):
+        if problem := _unknown_network(name):
             raise InputError(f"The candidates cannot be used: {problem}.")
     return unique
 
 
 def merge_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The training fields of a trigger form, without those left empty."""
-    known = {f.name for f in fields(TrainingConfig)} - {"model_type"}
-    return {k: v for k, v in form.items() if k in known and v not in (None, "")}
+    return {k: v for k, v in form.items() if k in OPTIONS and v not in (None, "")}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) out of `224` or `320x256`. Raises InputError for anything else."""
+    sides = text.lower().replace("×", "x").split("x")
+    if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
+        raise InputError(f"The image size is {text!r}, but looks like 224, or like 320x256 for height x width.")
+    return int(sides[0]), int(sides[-1])
 
 
 def _problems(c: TrainingConfig) -> list[str]:
-    return [
-        _unknown("model_type", c.model_type, tuple(RECIPES)),
-        _unknown("optimizer_type", c.optimizer_type, OPTIMIZERS),
-        _unknown("loss", c.loss, LOSSES),
-        _unknown("augmentation", c.augmentation, AUGMENTATIONS),
-        _outside("epochs", c.epochs, 1, 10_000, whole=True),
-        _outside("batch_size", c.batch_size, 2, 4096, whole=True),
-        _outside("learning_rate", c.learning_rate, 1e-8, 10),
-        _outside("weight_decay", c.weight_decay, 0, 1),
-        _outside("label_smoothing", c.label_smoothing, 0, 0.5),
-        _outside("image_height", c.image_height, 32, 2048, whole=True),
-        _outside("image_width", c.image_width, 32, 2048, whole=True),
-        _outside("seed", c.seed, 0, 2**32 - 1, whole=True),
-        _outside("threads", c.threads, 0, 1024, whole=True),
-        _unknown("scheduler", c.scheduler, SCHEDULERS),
-        _outside("warmup_epochs", c.warmup_epochs, 0, 1000, whole=True),
-        _outside("step_epochs", c.step_epochs, 1, 10_000, whole=True),
-        _outside("step_factor", c.step_factor, 1e-4, 1),
-        _unknown("class_weights", c.class_weights, CLASS_WEIGHTS),
-        _outside("gradient_clip", c.gradient_clip, 0, 1e6),
-        _outside("accumulation", c.accumulation, 1, 4096, whole=True),
-        _outside("ema_decay", c.ema_decay, 0, 0.99999),
-        _unknown("mixing", c.mixing, MIXINGS),
-        _outside("mixing_alpha", c.mixing_alpha, 1e-3, 100),
-        _unknown("monitor", c.monitor, MONITORS),
-        _outside("patience", c.patience, 0, 10_000, whole=True),
-        _unknown("device", c.device, DEVICES),
-        _unknown("precision", c.precision, PRECISIONS),
-        _no_switch("channels_last", c.channels_last),
-        _no_switch("compile", c.compile),
-        *_contradictions(c),
-    ]
+    problems = [option.problem(field, getattr(c, field)) for field, option in OPTIONS.items()]
+    return [_unknown_network(c.model_type), *problems, *_contradictions(c)]
 
 
 def _contradictions(c: TrainingConfig) -> list[str]:
@@ -154,22 +134,10 @@ def _contradictions(c: TrainingConfig) -> list[str]:
         found.append(f"warmup_epochs is {c.warmup_epochs}, but {c.scheduler} has no warm-up to set")
     if c.loss == "f1" and c.class_weights != "none":
         found.append("class_weights are for cross_entropy and focal: f1 counts every class the same by itself")
+    if c.model_type in FROM_SCRATCH and c.weights != NO_WEIGHTS:
+        found.append(f"weights is {c.weights!r}, but {c.model_type} is trained from scratch (leave it at {NO_WEIGHTS})")
     return found
 
 
-def _no_switch(field: str, value: object) -> str:
-    return "" if isinstance(value, bool) else f"{field} is {value!r}, but must be true or false"
-
-
-def _unknown(field: str, value: object, known: tuple[str, ...]) -> str:
-    if value in known:
-        return ""
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    return f"{field} is {value!r}{hint} (known: {', '.join(known)})"
-
-
-def _outside(field: str, value: object, low: float, high: float, *, whole: bool = False) -> str:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        return f"{field} is {value!r}, but must be a {'whole ' if whole else ''}number"
-    return "" if low <= value <= high else f"{field} is {value}, but must be between {low:g} and {high:g}"
+def _unknown_network(name: str) -> str:
+    return "" if is_timm(name) else unknown("model_type", name, (*RECIPES, "timm:<name>"))

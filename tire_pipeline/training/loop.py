@@ -2,142 +2,151 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tire_pipeline.datasets.cache import Images
-from tire_pipeline.errors import Interrupted, OutOfResources, TireError
+from tire_pipeline.errors import Interrupted, TireError
 from tire_pipeline.metrics import Ints, Scored, point
-from tire_pipeline.models import build
-from tire_pipeline.training.augment import colour, draw_moves, normalise_
-from tire_pipeline.training.batches import draw_boxes, load, seed_of
+from tire_pipeline.models import Classifier
+from tire_pipeline.training.batches import seed_of
 from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.device import choose, make_accelerator
+from tire_pipeline.training.examples import Examples, make_source, num_batches, predict_logits
+from tire_pipeline.training.gradients import Gradients
 from tire_pipeline.training.interruption import StopRequest, stop_requests
 from tire_pipeline.training.losses import make_loss, make_mixing
-from tire_pipeline.training.memory import Sweeper, ran_out
+from tire_pipeline.training.network import build_network
 from tire_pipeline.training.optimization import advance, make_ema, make_optimizer, make_schedule
-from tire_pipeline.training.state import EpochMetrics, Progress, State
+from tire_pipeline.training.state import EpochMetrics, Progress, State, metric_name
+
+__all__ = ["EpochMetrics", "Examples", "Fitted", "fit", "predict_logits"]
 
 log = logging.getLogger(__name__)
-CPU = torch.device("cpu")
-MOST_HALVINGS = 5
 OnEpoch = Callable[[int, EpochMetrics], None]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with.
-
-    `paths` (N,) name the images to people, where they have names.
-    """
-
-    images_NHWC: Images
-    labels_N: Ints
-    train: Ints
-    val: Ints
-    num_classes: int
-    paths: Sequence[str] = ()
-
-    def names(self, rows: Ints) -> str:
-        return ", ".join(str(self.paths[row]) if len(self.paths) else f"row {row}" for row in rows)
 
 
 @dataclass
 class Fitted:
-    """The best epoch's model, in evaluation mode on the CPU, and the metrics of every epoch."""
+    """The best epoch's model, in evaluation mode on the CPU, the metrics of every epoch, and in how many parts a batch
+    was computed at the end."""
 
-    model: nn.Module
+    model: Classifier
     history: list[EpochMetrics] = field(default_factory=list)
     best_epoch: int = 0
+    parts: int = 1
 
 
 def fit(
-    examples: Examples, config: TrainingConfig, *, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None
+    examples: Examples,
+    config: TrainingConfig,
+    *,
+    weights: Path | None = None,
+    on_epoch: OnEpoch,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Train by the configuration and keep the epoch that is best by the monitored metric.
+    """Train by the configuration, from the pretrained weights in the file `weights` where it has such, and keep the
+    epoch that is best by the monitored metric.
 
-    Goes on from the newest of `checkpoints`, and then tells the epochs before it again. Deterministic on the CPU by
-    `config.seed` and `config.threads`, interrupted or not. Raises TireError when the loss is no longer finite, and
-    OutOfResources when a checkpoint cannot be written.
+    Goes on from the newest of `checkpoints`, and then tells the epochs before it again; with them a signal to stop
+    saves first, and raises Interrupted. Deterministic on the CPU by `config.seed` and `config.threads`, interrupted or
+    not. Raises TireError when the loss is no longer finite, and OutOfResources when memory does not suffice or a
+    checkpoint cannot be written.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
         if checkpoints is None:
-            return Trainer(examples, config, None, StopRequest()).run(on_epoch)
+            return Trainer(examples, config, weights, None, StopRequest()).run(on_epoch)
         with stop_requests() as stop:
-            return Trainer(examples, config, checkpoints, stop).run(on_epoch)
+            return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
 
 
 class Trainer:
     """One training: what stays as it is, and `state`, which a checkpoint holds."""
 
     def __init__(
-        self, examples: Examples, config: TrainingConfig, checkpoints: Checkpoints | None, stop: StopRequest
+        self,
+        examples: Examples,
+        config: TrainingConfig,
+        weights: Path | None,
+        checkpoints: Checkpoints | None,
+        stop: StopRequest,
     ) -> None:
         choice = choose(config)
         log.info("training %s on %s, %d threads", config.model_type, choice.reason, torch.get_num_threads())
         self.examples, self.config, self.checkpoints, self.stop = examples, config, checkpoints, stop
-        self.sweeper = Sweeper()
         self.accelerator = make_accelerator(choice)
         self.device: torch.device = self.accelerator.device
-        model = build(config.model_type, num_classes=examples.num_classes, seed=config.seed)
-        self.blank = copy.deepcopy(model)
-        self.state = self._first_state(model.to(self.device))
-        self.optimizer = self.accelerator.prepare_optimizer(self.state.optimizer)
+        num_classes = examples.num_classes
+        self.model = build_network(config, num_classes=num_classes, weights=weights)
+        self.blank = copy.deepcopy(self.model)
         labels_N = examples.labels_N[examples.train]
-        self.loss = make_loss(config, labels_N=labels_N, num_classes=examples.num_classes, device=self.device)
-        self.mixing = make_mixing(config, num_classes=examples.num_classes)
+        loss = make_loss(config, labels_N=labels_N, num_classes=num_classes, device=self.device)
+        mixing = make_mixing(config, num_classes=num_classes)
+        self.gradients = Gradients(config, self.accelerator, loss, mixing, self._obey_within_a_step)
         self.since = time.monotonic()
+        self.state = self._first_state()
 
     def run(self, on_epoch: OnEpoch) -> Fitted:
-        saved = self.checkpoints.newest() if self.checkpoints else None
+        config, saved = self.config, self.checkpoints.newest() if self.checkpoints else None
         if saved is not None:
+            self.state.progress = Progress(**saved[1]["progress"])
+            self._begin_phase()
             self.state.unpack(*saved)
-        progress, config = self.state.progress, self.config
+        progress = self.state.progress
         for epoch, metrics in enumerate(progress.history):
             on_epoch(epoch, metrics)
         while not progress.is_over(epochs=config.epochs, patience=config.patience):
+            if self.state.frozen != self._frozen():
+                self._begin_phase()
             epoch = progress.epoch
             on_epoch(epoch, self._epoch())
         return self._fitted()
 
-    def _first_state(self, model: nn.Module) -> State:
-        config = self.config
-        if config.channels_last:
+    def _first_state(self) -> State:
+        model = self.model.to(self.device)
+        if self.config.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        ema = make_ema(model, config)
-        if config.compile:
+        ema = make_ema(model, self.config)
+        if self.config.compile:
             model.compile()
-        optimizer = make_optimizer(list(model.parameters()), config, rate=config.learning_rate)
+        self.state = State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
+        self._begin_phase()
+        return self.state
+
+    def _frozen(self) -> bool:
+        return self.state.progress.epoch < self.config.freeze_epochs
+
+    def _begin_phase(self) -> None:
+        """Freeze the backbone, or let it learn with a rate of its own, each with an optimizer and a schedule anew."""
+        state, config, frozen = self.state, self.config, self._frozen()
+        epochs = min(config.freeze_epochs, config.epochs) if frozen else max(1, config.epochs - config.freeze_epochs)
+        rate = config.learning_rate * (config.unfreeze_factor if config.freeze_epochs and not frozen else 1)
+        state.frozen = frozen
+        for model in (state.model, state.measured):
+            model.freeze(frozen)
+        with self.accelerator.autocast():
+            self.source = make_source(self.examples, config, state.model, self.device)
+        state.wrapped = self.accelerator.prepare_model(self.source.part(state.model))
+        state.optimizer = make_optimizer([p for p in state.model.parameters() if p.requires_grad], config, rate=rate)
         steps = num_batches(len(self.examples.train), config.batch_size)
-        return State(
-            model=model,
-            wrapped=self.accelerator.prepare_model(model),
-            ema=ema,
-            optimizer=optimizer,
-            schedule=make_schedule(optimizer, config, epochs=config.epochs, steps_per_epoch=steps),
-            accelerator=self.accelerator,
-            progress=Progress(parts=config.accumulation),
-        )
+        state.schedule = make_schedule(state.optimizer, config, epochs=epochs, steps_per_epoch=steps)
+        self.optimizer = self.accelerator.prepare_optimizer(state.optimizer)
 
     def _epoch(self) -> EpochMetrics:
         """Train the rest of an epoch and measure it; the next one is then due."""
         state, progress, num_images = self.state, self.state.progress, len(self.examples.train)
         self._train()
-        metrics = {"train/loss": progress.loss_sum / num_images, **_validate(state.measured, self.examples, self)}
+        metrics = {"train/loss": progress.loss_sum / num_images, **_validate(state.measured, self)}
         metrics["train/images_per_s"] = num_images / (progress.seconds + time.monotonic() - self.since)
         value = metrics[metric_name(self.config.monitor)]
         advance(state.schedule, epoch_metric=value)
@@ -154,33 +163,19 @@ class Trainer:
         if progress.step == 0:
             state.dice.manual_seed(seed_of(self.config.seed, progress.epoch, "colours"))
             torch.manual_seed(seed_of(self.config.seed, progress.epoch, "dropout"))
-        state.wrapped.train()
-        for rows, loaded_BCHW in self._batches():
-            progress.loss_sum += self._step(rows, loaded_BCHW) * len(rows)
+        state.model.train()
+        for rows, read in self.source.batches(progress.epoch, done=progress.step):
+            progress.loss_sum += self._step(rows, read) * len(rows)
             progress.step += 1
             if checkpoints is not None and checkpoints.due(progress.step) and not self.stop:
                 self._save()
             self._obey()
 
-    def _batches(self) -> Iterator[tuple[Ints, Tensor]]:
-        """Rows and images, uint8 (B, C, H, W), of the epoch's batches from the next step on."""
-        examples, config, progress = self.examples, self.config, self.state.progress
-        generator = torch.Generator().manual_seed(seed_of(config.seed, progress.epoch, "images"))
-        order = examples.train[torch.randperm(len(examples.train), generator=generator).numpy()]
-        parts = list(split_batches(order, config.batch_size))
-        boxes, (height, width) = None, examples.images_NHWC.shape[1:3]
-        if config.augmentation == "crop":
-            boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
-        draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
-        moves = [draw(len(rows)) for rows in parts]
-        done = progress.step
-        boxes, moves, parts = boxes and boxes[done:], moves[done:], parts[done:]
-        return zip(parts, load(examples.images_NHWC, parts, boxes=boxes, moves=moves, device=self.device), strict=True)
-
-    def _step(self, rows: Ints, loaded_BCHW: Tensor) -> float:
+    def _step(self, rows: Ints, read: Tensor) -> float:
         """Change the weights by one batch; its mean loss before."""
         state, config = self.state, self.config
-        loss = self._gradients_that_fit(rows, loaded_BCHW)
+        y_B = torch.from_numpy(self.examples.labels_N[rows]).to(self.device)
+        loss = self.gradients.add(state, self.source, read, y_B)
         if not math.isfinite(loss):
             raise self._diverged(f"The loss of {config.model_type} became {loss}", rows)
         if config.gradient_clip:
@@ -192,57 +187,16 @@ class Trainer:
             state.ema.update_parameters(state.model)
         return loss
 
-    def _gradients_that_fit(self, rows: Ints, loaded_BCHW: Tensor) -> float:
-        """The gradients of a batch in as many parts as memory asks for: twice as many each time it runs out."""
-        state, progress = self.state, self.state.progress
-        state.mark()
-        for halvings in range(MOST_HALVINGS + 1):
-            try:
-                return self._gradients(rows, loaded_BCHW)
-            except (MemoryError, RuntimeError) as error:
-                if not ran_out(error) or self.accelerator.num_processes > 1:
-                    raise
-                said = str(error).splitlines()[0]
-            state.return_to_mark()
-            self.sweeper.sweep()
-            if halvings < MOST_HALVINGS and 4 * progress.parts <= self.config.batch_size:
-                progress.parts *= 2
-                log.warning("memory ran out (%s): a batch is now cut into %d parts", said, progress.parts)
-            else:
-                break
-        raise OutOfResources(
-            f"Memory does not suffice for {self.config.model_type}, with a batch of {self.config.batch_size} cut into "
-            f"{progress.parts} parts ({said}). Use a smaller --batch-size or image, or a machine with more memory."
-        )
+    def _obey_within_a_step(self) -> None:
+        """A step that was begun is given up: whoever goes on begins it again."""
+        if self.stop:
+            self.state.return_to_mark()
+            self._obey()
 
-    def _gradients(self, rows: Ints, loaded_BCHW: Tensor) -> float:
-        """Add up the gradients of a batch, part by part; the mean loss, and at once where it is not finite."""
-        state, total = self.state, 0.0
-        x_BCHW = colour(loaded_BCHW.to(self.device), policy=self.config.augmentation, generator=state.dice)
-        x_BCHW, y = normalise_(x_BCHW), torch.from_numpy(self.examples.labels_N[rows]).to(self.device)
-        if self.mixing is not None:
-            x_BCHW, y = self.mixing(x_BCHW, y)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = min(state.progress.parts, len(x_BCHW) // 2)
-        pairs = list(zip(x_BCHW.tensor_split(parts), y.tensor_split(parts), strict=True))
-        for number, (x_part_BCHW, y_part) in enumerate(pairs, start=1):
-            alone = contextlib.nullcontext() if number == parts else self.accelerator.no_sync(state.wrapped)
-            with alone:
-                loss = self.loss(state.wrapped(x_part_BCHW), y_part) / len(x_BCHW)
-                total += loss.item()
-                if not math.isfinite(total):
-                    break
-                self.accelerator.backward(loss)
-            if number < parts:
-                self._obey(mid_step=True)
-        return total
-
-    def _obey(self, *, mid_step: bool = False) -> None:
-        """Stop here if somebody asked: a step that was begun is begun again by whoever goes on."""
+    def _obey(self) -> None:
+        """Stop here if somebody asked."""
         if not self.stop:
             return
-        if mid_step:
-            self.state.return_to_mark()
         self._save(urgent=True)
         progress = self.state.progress
         raise Interrupted(
@@ -277,34 +231,13 @@ class Trainer:
                 f"number in {progress.epoch} epochs. Lower --learning-rate (it is {config.learning_rate:g})."
             )
         self.blank.load_state_dict(self.state.best)
-        return Fitted(self.blank.eval(), progress.history, progress.best_epoch)
+        return Fitted(self.blank.eval(), progress.history, progress.best_epoch, progress.parts)
 
 
-@torch.inference_mode()
-def predict_logits(model: nn.Module, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
-    """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
-    model.eval()
-    loaded = load(images_NHWC, list(split_batches(rows, 64)), device=device)
-    return torch.cat([model(normalise_(x_BCHW.to(device).float())).float().cpu() for x_BCHW in loaded])
-
-
-def metric_name(monitor: str) -> str:
-    """What a metric is called in an epoch's metrics."""
-    return "val/loss" if monitor == "log_loss" else f"val/{monitor}"
-
-
-def split_batches(rows: Ints, size: int) -> Iterator[Ints]:
-    """Near-equal parts of at most `size` (3 where it is 2): none of one image, which batch norm cannot take."""
-    yield from np.array_split(rows, num_batches(len(rows), size))
-
-
-def num_batches(num_images: int, size: int) -> int:
-    return max(1, min(math.ceil(num_images / size), num_images // 2))
-
-
-def _validate(model: nn.Module, examples: Examples, trainer: Trainer) -> EpochMetrics:
+def _validate(model: Classifier, trainer: Trainer) -> EpochMetrics:
+    examples = trainer.examples
     with trainer.accelerator.autocast():
-        logits_NK = predict_logits(model, examples.images_NHWC, examples.val, trainer.device)
+        logits_NK = trainer.source.val_logits(model)
     p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
     metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))
     return {"val/loss": metrics.pop("log_loss"), **{f"val/{k}": v for k, v in metrics.items()}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tire_pipeline.metrics import better
+from tire_pipeline.models import Classifier
 from tire_pipeline.training.optimization import Schedule
 
 EpochMetrics = dict[str, float]
+
+
+def metric_name(monitor: str) -> str:
+    """What a metric is called in an epoch's metrics."""
+    return "val/loss" if monitor == "log_loss" else f"val/{monitor}"
 
 
 @dataclass
@@ -50,24 +56,28 @@ class Progress:
 
 @dataclass
 class State:
-    """The parts of a training that change. `best` are the weights of the best epoch; `dice` what colours are drawn by;
-    `wrapped` is the model as it is called in training, the same weights."""
+    """The parts of a training that change. `best` are the weights of the best epoch; `dice` what colours are drawn by.
 
-    model: nn.Module
-    wrapped: nn.Module
+    While the backbone is `frozen` and after, there are other ones of `wrapped`, which is what of the model is called in
+    training, `optimizer` and `schedule`.
+    """
+
+    model: Classifier
     ema: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
     accelerator: Accelerator
     progress: Progress
+    frozen: bool = False
+    wrapped: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: Schedule = field(init=False)
     best: dict[str, Tensor] = field(default_factory=dict)
     dice: torch.Generator = field(default_factory=torch.Generator)
     _mark: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def measured(self) -> nn.Module:
+    def measured(self) -> Classifier:
         """The model that is validated and kept."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else cast("Classifier", self.ema.module)
 
     def keep_best(self) -> None:
         self.best = {name: t.detach().clone() for name, t in self.measured.state_dict().items()}
@@ -98,6 +108,7 @@ class State:
         scaler = self.accelerator.scaler
         numbers = {
             "progress": asdict(self.progress),
+            "frozen": self.frozen,
             "optimizer": optimizer_numbers,
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
@@ -105,15 +116,17 @@ class State:
         return tensors, numbers
 
     def unpack(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Become the packed state. The process' own dice are set as well."""
+        """Become the packed state. The process' own dice are set as well. Optimizer and schedule of a phase that ended
+        with the checkpoint stay behind."""
         self.progress = Progress(**numbers["progress"])
         self.model.load_state_dict(_under("model", tensors))
         if self.ema is not None:
             self.ema.load_state_dict(_under("ema", tensors))
         device = self.accelerator.device
         self.best = {name: t.to(device) for name, t in _under("best", tensors).items()}
-        _unpack_optimizer(self.optimizer, _under("optimizer", tensors), numbers["optimizer"])
-        self.schedule.load_state_dict(dict(numbers["schedule"]))
+        if numbers["frozen"] == self.frozen:
+            _unpack_optimizer(self.optimizer, _under("optimizer", tensors), numbers["optimizer"])
+            self.schedule.load_state_dict(dict(numbers["schedule"]))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(numbers["scaler"]))
         _set_dice(self.dice, _under("dice", tensors))
