@@ -56,6 +56,8 @@ def train(
     record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
     with progress("training") as move:
         trained = steps.train(record, resume=resume, tags=_tags(), progress=move)
+    if not trained.run_id:  # torchrun started this process to help another one, which has the result
+        return
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
