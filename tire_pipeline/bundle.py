@@ -23,6 +23,7 @@ import onnxruntime
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
+from tire_pipeline.refs import digest_of_file
 
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
@@ -71,7 +72,7 @@ class Bundle:
         record = asdict(self)
         del record["path"], record["digest"]
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != MANIFEST)
-        record["files"] = {p.relative_to(self.path).as_posix(): _sha256(p) for p in files}
+        record["files"] = {p.relative_to(self.path).as_posix(): digest_of_file(p) for p in files}
         data = json.dumps({"format": FORMAT, **record}, sort_keys=True, indent=1, ensure_ascii=False).encode()
         (self.path / MANIFEST).write_bytes(data)
         return replace(self, digest=hashlib.sha256(data).hexdigest())
@@ -146,15 +147,10 @@ def softmax(logits_BK: npt.NDArray[Any]) -> Floats:
 def _check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise InputError(f"The bundle at {path.parent} lacks {path.name}. Download it again.")
-    if (found := _sha256(path)) != sha256:
+    if (found := digest_of_file(path)) != sha256:
         raise InputError(
             f"{path} is damaged: its sha256 is {found[:12]}…, the bundle says {sha256[:12]}…. Download it again."
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _preprocessing(record: dict[str, Any]) -> Preprocessing:

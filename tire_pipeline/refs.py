@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tire_pipeline.errors import InputError
@@ -31,6 +32,12 @@ def digest_of(value: Any) -> str:
     """SHA-256 (64 hex digits) of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file that may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,26 @@ class SplitRef:
 
 
 @dataclass(frozen=True)
+class WeightsRef:
+    """Pretrained weights, exactly: what a network must be built with (`arguments`), and fed with, to use them.
+
+    `mean` and `std` are of channels 0 to 1. `architecture` is the model type they are of, empty where nobody says so.
+    """
+
+    file: str
+    sha256: str
+    architecture: str
+    licence: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> WeightsRef:
+        return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+
+
+@dataclass(frozen=True)
 class TrainedRef:
     """One finished training: its cache key, MLflow run and bundle. `cached` says that nothing was trained again."""
 
@@ -80,6 +107,22 @@ class TrainedRef:
     version: str
     cached: bool = False
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SearchRef:
+    """A search as far as it went: its MLflow run, how many trials ended how, and the best one's value on the validation
+    split, configuration and MLflow run."""
+
+    study: str
+    run_id: str
+    metric: str
+    num_complete: int
+    num_pruned: int
+    num_failed: int
+    best_value: float
+    best_run_id: str
+    best_config: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
 
     cache_max_bytes: int = Field(100_000_000_000, gt=0)
 
+    weights: str = ""
+    allow_noncommercial_weights: bool = False
+
     trainer: Literal["process", "docker", "kubernetes", "sagemaker"] = "process"
     trainer_image: str = "tire-trainer:latest"
     trainer_gpus: int = Field(0, ge=0)

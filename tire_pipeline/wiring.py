@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
@@ -44,6 +44,14 @@ class Services:
 
         url = self.settings.ledger_url
         return Ledger(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
+
+    @cached_property
+    def studies(self) -> Any:
+        """Optuna's storage, loaded where something is searched."""
+        from tire_pipeline.stores.studies import connect as connect_studies
+
+        url = self.settings.ledger_url
+        return connect_studies(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
 
     @cached_property
     def orchestrator(self) -> Orchestrator:

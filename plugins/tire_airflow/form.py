@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import Param
 
 from tire_pipeline.refs import VERSION_PATTERN
 from tire_pipeline.steps.request import TARGETS
-from tire_pipeline.training.config import LOSSES, OPTIMIZERS, RECIPES  # light: no torch behind it
+from tire_pipeline.training.options import OPTIONS  # light: no torch behind it
+from tire_pipeline.training.recipes import RECIPES
 
 METRICS = (
     "balanced_accuracy",
@@ -37,6 +40,12 @@ def trigger_form() -> dict[str, Param]:
             title="Candidates",
             description="Each is trained in a task of its own.",
         ),
+        "more_candidates": Param(
+            "",
+            type=["null", "string"],
+            title="More candidates",
+            description="Any others, with commas between them: timm:mobilenetv3_small_100, timm:vit_tiny_patch16_224.",
+        ),
         "metric": Param("balanced_accuracy", type="string", enum=list(METRICS), title="Metric that decides"),
         "threshold": Param(
             0.75,
@@ -53,24 +62,21 @@ def trigger_form() -> dict[str, Param]:
             "Refuse the version where size, format, camera and brightness alone tell the label better than this "
             "(balanced accuracy). Empty: warn above 0.60.",
         ),
-        "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=10_000, section="Training", title="Epochs"),
-        "batch_size": Param(
-            None, type=["null", "integer"], minimum=2, maximum=4096, section="Training", title="Batch size"
-        ),
-        "learning_rate": Param(
-            None,
-            type=["null", "number"],
-            exclusiveMinimum=0,
-            maximum=10,
-            section="Training",
-            title="Learning rate",
-            description="The highest rate of the one-cycle schedule.",
-        ),
-        "optimizer_type": Param(
-            None, type=["null", "string"], enum=[None, *OPTIMIZERS], section="Training", title="Optimizer"
-        ),
-        "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
+        **{name: _option(name) for name in OPTIONS if name != "seed"},
     }
+
+
+def _option(name: str) -> Param:
+    """A field of the training configuration, empty: as the candidate's recipe has it."""
+    option = OPTIONS[name]
+    kind = {int: "integer", float: "number", bool: "boolean", str: "string"}[option.kind]
+    limits: dict[str, Any] = {}
+    if option.choices:
+        limits["enum"] = [None, *option.choices]
+    elif option.kind in (int, float):
+        limits = {"minimum": option.low, "maximum": option.high}
+    title = name.removesuffix("_type").replace("_", " ").capitalize()
+    return Param(None, type=["null", kind], section=option.section, title=title, description=option.help, **limits)
 
 
 def _limit(title: str, description: str) -> Param:

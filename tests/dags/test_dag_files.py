@@ -16,7 +16,7 @@ from tire_airflow.form import METRICS, trigger_form
 
 from tire_pipeline import metrics, steps
 from tire_pipeline.steps.request import TARGETS
-from tire_pipeline.training.config import RECIPES
+from tire_pipeline.training.recipes import RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "mlflow", "great_expectations", "pandas", "boto3", "pyarrow", "sklearn", "onnxruntime"}

@@ -18,13 +18,14 @@ from tire_pipeline.datasets.cache import ImageCache
 from tire_pipeline.datasets.snapshots import build as build_snapshot
 from tire_pipeline.errors import InputError, TireError
 from tire_pipeline.evaluation.answers import answer
-from tire_pipeline.imaging import Preprocessing, encode_png, normalise
+from tire_pipeline.imaging import encode_png, normalise
 from tire_pipeline.metrics import Ints
-from tire_pipeline.models import BUILDERS, build
 from tire_pipeline.training import loop
-from tire_pipeline.training.config import RECIPES, TrainingConfig
-from tire_pipeline.training.export import check_parity, export, write_onnx
+from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.examples import FromFeatures, FromImages, make_source, split_batches
+from tire_pipeline.training.export import check_parity, export
 from tire_pipeline.training.loop import EpochMetrics, Examples, Fitted, fit, predict_logits
+from tire_pipeline.training.network import build_network
 
 CPU = torch.device("cpu")
 FIXED = {"learning_rate": 3e-3, "weight_decay": 0.02, "image_height": 32, "image_width": 32, "threads": 1}
@@ -64,28 +65,7 @@ def logits(model: torch.nn.Module, examples: Examples, rows: Ints) -> np.ndarray
     return predict_logits(model, examples.images_NHWC, rows, CPU).numpy()
 
 
-def test_every_builder_has_a_recipe() -> None:
-    assert set(BUILDERS) == set(RECIPES)
-
-
-@pytest.mark.parametrize("model_type", BUILDERS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_network_takes_any_batch_and_gives_a_logit_a_class(model_type: str, batch: int) -> None:
-    model = build(model_type, num_classes=4, seed=0).eval()
-    with torch.inference_mode():
-        assert model(torch.zeros(batch, 3, 64, 96)).shape == (batch, 4)
-
-
-@pytest.mark.parametrize("model_type", BUILDERS)
-def test_a_seed_gives_the_same_weights_and_leaves_the_worlds_dice_alone(model_type: str) -> None:
-    before = torch.random.get_rng_state()
-    first, second, other = (build(model_type, num_classes=2, seed=s).state_dict() for s in (0, 0, 1))
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    assert not all(torch.equal(first[k], other[k]) for k in first)
-
-
-@pytest.mark.parametrize("model_type", BUILDERS)
+@pytest.mark.parametrize("model_type", ["cnn", "tiny_vgg", "resnet18"])
 def test_a_tiny_set_is_overfitted(model_type: str) -> None:
     images_NHWC, labels_N = draw(12, side=32)
     labels_N = np.random.default_rng(0).permutation(labels_N)  # nothing but memory helps
@@ -144,19 +124,6 @@ def test_the_exported_model_answers_as_the_trained_one_for_any_batch(
         assert session.probabilities(x_BCHW).sum(axis=1) == pytest.approx(np.ones(batch), abs=1e-5)
 
 
-@pytest.mark.parametrize("model_type", BUILDERS)
-def test_every_network_exports_with_a_free_batch_size(model_type: str, tmp_path: Path) -> None:
-    model = build(model_type, num_classes=3, seed=0).eval()
-    write_onnx(model, Preprocessing(64, 96), tmp_path / "model.onnx")
-    made = Bundle(tmp_path, ["a", "b", "c"], None, Preprocessing(64, 96), model_type, "d").save()
-    x_BCHW = np.random.default_rng(0).normal(size=(3, 3, 64, 96)).astype(np.float32)
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(x_BCHW)).numpy()
-    session = Session(made)
-    assert session.logits(x_BCHW) == pytest.approx(expected, abs=1e-4)
-    assert session.logits(x_BCHW[:1]) == pytest.approx(expected[:1], abs=1e-4)
-
-
 def test_golden_images_are_answered_as_the_bundle_says(bundle: Bundle) -> None:
     golden = bundle.golden_images()
     assert len(golden) == 8
@@ -196,7 +163,7 @@ def test_a_validation_that_never_gave_a_number_stops_the_training(examples: Exam
 @pytest.mark.parametrize("num_images", [3, 5, 17, 33])
 def test_no_batch_has_one_image_which_batch_norm_cannot_take(num_images: int) -> None:
     for size in (2, 3, 16, 32):
-        parts = list(loop._batches(np.arange(num_images), size))
+        parts = list(split_batches(np.arange(num_images), size))
         assert np.concatenate(parts).tolist() == list(range(num_images))
         assert min(map(len, parts)) >= 2
         assert max(map(len, parts)) <= max(size, 3)
@@ -257,3 +224,51 @@ class _Broken(np.ndarray):
 
     def __new__(cls, images_NHWC: np.ndarray) -> _Broken:
         return (images_NHWC.astype(np.float32) * np.nan).view(cls)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light"])
+def test_a_frozen_backbone_stays_as_it_is_and_then_learns_at_a_lower_rate(
+    examples: Examples, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[dict[str, torch.Tensor], float]] = []
+    real = loop.Trainer._epoch
+
+    def watch(trainer: loop.Trainer) -> EpochMetrics:
+        metrics = real(trainer)
+        backbone = {k: v.clone() for k, v in trainer.model.backbone.state_dict().items()}
+        seen.append((backbone, max(g["max_lr"] for g in trainer.state.optimizer.param_groups)))
+        return metrics
+
+    monkeypatch.setattr(loop.Trainer, "_epoch", watch)
+    config = replace(CONFIG, epochs=4, freeze_epochs=2, augmentation=augmentation)
+    done = train(examples, config)
+    before = build_network(config, num_classes=2).backbone.state_dict()
+    assert all(torch.equal(seen[1][0][k], before[k]) for k in before)
+    assert not all(torch.equal(seen[2][0][k], before[k]) for k in before)
+    assert [rate for _, rate in seen] == pytest.approx([3e-3, 3e-3, 3e-4, 3e-4])
+    assert done.history[1]["train/loss"] < done.history[0]["train/loss"]
+
+
+def test_features_of_a_frozen_backbone_are_what_its_images_give(examples: Examples) -> None:
+    """The head learns the same from features that were kept and from images that are looked at again and again."""
+    config = replace(CONFIG, epochs=2, freeze_epochs=2, augmentation="none", dropout=0.0)
+    model = build_network(config, num_classes=2)
+    model.freeze(True)
+    assert isinstance(make_source(examples, config, model, CPU), FromFeatures)
+    kept = train(examples, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_source", FromImages)
+        looked_at = train(examples, config)
+    for a, b in zip(kept.history, looked_at.history, strict=True):
+        assert {k: v for k, v in a.items() if "per_s" not in k} == pytest.approx(
+            {k: v for k, v in b.items() if "per_s" not in k}, abs=1e-5
+        )
+
+
+def test_training_stops_when_it_got_no_better_for_as_long_as_it_has_patience(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.5, 0.7, 0.6, 0.7, 0.9, 0.9])
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"val/loss": 1.0, "val/accuracy": next(accuracies)})
+    done = train(examples, replace(CONFIG, epochs=6, monitor="accuracy", patience=2))
+    assert (len(done.history), done.best_epoch) == (4, 1)

@@ -132,3 +132,22 @@ def test_blur_lowers_sharpness_and_light_raises_brightness() -> None:
     assert imaging.sharpness(blurred) < imaging.sharpness(pixels) / 10
     assert imaging.brightness(np.full((5, 5, 3), 9, np.uint8)) == 9
     assert imaging.contrast(np.full((5, 5, 3), 9, np.uint8)) == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 32), (20, 60)])
+def test_cropped_to_a_size_the_middle_is_kept_and_nothing_is_distorted(height: int, width: int) -> None:
+    rows, columns = np.mgrid[0:90, 0:160]
+    pixels = np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
+    made = imaging.resize(pixels, height=height, width=width, how="crop").astype(float)
+    assert made.shape == (height, width, 3)
+    down, right = np.diff(made[:, :, 0], axis=0).mean(), np.diff(made[:, :, 1], axis=1).mean()
+    assert down == pytest.approx(right, rel=0.1)  # as many pixels of the original a step, both ways
+    assert made[:, :, 0].mean() == pytest.approx(44.5, abs=1) and made[:, :, 1].mean() == pytest.approx(79.5, abs=1)
+
+
+def test_serving_prepares_as_the_preprocessing_says() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    spec = imaging.Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0), resize="crop")
+    cut = imaging.resize(pixels[:, 25:65], height=32, width=32)
+    expected = (cut / 255 - np.array(spec.mean)) / np.array(spec.std)
+    assert np.allclose(imaging.prepare(pixels, spec), expected.transpose(2, 0, 1), atol=1e-5)

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from tire_pipeline import steps
+from tire_pipeline.cli.fields import size_fields, with_fields
 from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
+from tire_pipeline.training.config_file import read_table  # light: no torch behind it
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,40 +25,39 @@ def add_to(app: typer.Typer) -> None:
     app.command()(predict)
 
 
+@with_fields
 def train(
+    *,
     dataset_version: Annotated[str, typer.Option(help="The dataset version to train from.")] = "",
-    model_type: Annotated[str, typer.Option(help="The candidate: cnn, tiny_vgg, resnet18.")] = "cnn",
-    optimizer_type: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest rate of the one-cycle schedule.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    loss: Annotated[str | None, typer.Option(help="cross_entropy or focal.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="none, light or crop.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
-    seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
+    model_type: Annotated[
+        str, typer.Option(help="The candidate: cnn (default), tiny_vgg, resnet18, …, timm:NAME.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Of split, weights and order.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON with any of these options, in place of the recipe's values.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
     spec: Annotated[
-        str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
+        str, typer.Option(help="Instead of all the others: a JSON spec or its file, as a DAG gives it.")
     ] = "",
     result_path: Annotated[Path | None, typer.Option("--result", help="Write the result as JSON here as well.")] = None,
     as_json: Json = False,
+    overrides: dict[str, Any],
 ) -> None:
-    """Train one candidate here, or take it from the cache. What is left out follows the candidate's recipe.
+    """Train one candidate here, or take it from the cache.
+
+    What is left out is as in the file of `--config`, and otherwise as in the candidate's recipe.
 
     Example: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`
     """
-    overrides = {
-        "optimizer_type": optimizer_type,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "loss": loss,
-        "augmentation": augmentation,
-        "image_height": image_size,
-        "image_width": image_size,
-    }
-    record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
+    flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
+    record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
     with progress("training") as move:
-        trained = steps.train(record, tags=_tags(), progress=move)
+        trained = steps.train(record, resume=resume, tags=_tags(), progress=move)
+    if not trained.run_id:  # torchrun started this process to help another one, which has the result
+        return
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
@@ -72,7 +73,8 @@ def evaluate(
     model_type: Annotated[str, typer.Option(help="With --cv: the candidate.")] = "cnn",
     folds: Annotated[int, typer.Option(help="With --cv kfold: how many.")] = 5,
     epochs: Annotated[int | None, typer.Option(help="With --cv: passes over the training images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="With --cv: height and width in pixels.")] = None,
+    image_size: Annotated[str, typer.Option(help="With --cv: in pixels, 224 or 320x256 (height x width).")] = "",
+    weights: Annotated[str | None, typer.Option(help="With --cv: to start from, as of `tire train`.")] = None,
     seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +87,7 @@ def evaluate(
     if bool(run) == bool(cv):
         raise InputError("Give the MLflow run id of a training, or --cv kfold|logo with --dataset-version.")
     if cv:
-        overrides = {"epochs": epochs, "image_height": image_size, "image_width": image_size}
+        overrides = {"epochs": epochs, "weights": weights, **size_fields(image_size)}
         request = _check(dataset_version, model_type, seed, {**overrides, "metric": metric, "threshold": threshold})
         measured = _cross_validate(request, cv, folds)
         result(measured, as_json=as_json, text=_cross_validated(measured))
@@ -117,9 +119,16 @@ def predict(
         result(a, as_json=False, text=f"{a['path']}: {said}")
 
 
-def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    request = _check(version, model_type, seed, overrides)
-    return steps.training_specs(steps.split(_validated(request), seed=seed), request)[0]
+def _filled(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """What the flags say, and what they leave out as in the file."""
+    given = {name: value for name, value in flags.items() if value not in (None, "")}
+    return {**(read_table(config) if config else {}), **given}
+
+
+def _make_spec(form: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a form's one candidate; checked before any image is read."""
+    request = steps.check_request({**form, "candidates": [form.get("model_type", "cnn")]})
+    return steps.training_specs(steps.split(_validated(request), seed=request.seed), request)[0]
 
 
 def _cross_validate(request: RunRequest, kind: str, k: int) -> CrossValidationRef:

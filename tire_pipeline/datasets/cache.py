@@ -66,16 +66,23 @@ class CachedFile:
 
 
 def open_images(
-    store: ObjectStore, index: pd.DataFrame, *, height: int, width: int, cache: ImageCache, name: str
+    store: ObjectStore,
+    index: pd.DataFrame,
+    *,
+    height: int,
+    width: int,
+    how: str = "stretch",
+    cache: ImageCache,
+    name: str,
 ) -> Images:
-    """The images of `index`, the rows of snapshot `name` (its digest) or some of them, at this size.
+    """The images of `index`, the rows of snapshot `name` (its digest) or some of them, by `imaging.resize`.
 
     The first caller on a host decodes, others wait for it and share the mapped array, which is read-only. An array
     that fails its check is filled again. Where neither the disk nor `cache.max_bytes` has room, the images are decoded
     anew each time they are asked for, and the log says so. DataRefused names an image that is not what was indexed.
     """
     cache.folder.mkdir(parents=True, exist_ok=True)
-    path = cache.folder / f"{_content(index, height, width)}.u8"
+    path = cache.folder / f"{_content(index, height, width, how)}.u8"
     shape = (len(index), height, width, 3)
     with FileLock(path.with_suffix(".lock")):
         if (images := _open(path, shape)) is not None:
@@ -83,8 +90,8 @@ def open_images(
         rows = locate(index, pack(store, index, name=name))
         with _room(cache, path, size=int(np.prod(shape))) as part:
             if part is None:
-                return RemoteImages(store, rows, height=height, width=width)
-            return _fill(store, rows, part, path, shape)
+                return RemoteImages(store, rows, height=height, width=width, how=how)
+            return _fill(store, rows, part, path, shape, how)
 
 
 def victims(files: Sequence[CachedFile], *, needed: int, max_bytes: int, disk_free: int) -> list[CachedFile] | None:
@@ -102,11 +109,11 @@ def victims(files: Sequence[CachedFile], *, needed: int, max_bytes: int, disk_fr
     return chosen if excess <= 0 else None
 
 
-def _content(index: pd.DataFrame, height: int, width: int) -> str:
+def _content(index: pd.DataFrame, height: int, width: int, how: str) -> str:
     images = hashlib.sha256("".join(index["sha256"]).encode()).hexdigest()
     code = hashlib.sha256(Path(imaging.__file__).read_bytes()).hexdigest()
     libraries = [PIL.__version__, cv2.__version__, simplejpeg.__version__]
-    return digest_of([images, height, width, code, libraries])[:32]
+    return digest_of([images, height, width, how, code, libraries])[:32]
 
 
 def _open(path: Path, shape: Shape) -> imaging.Pixels | None:
@@ -205,7 +212,7 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _fill(store: ObjectStore, rows: pd.DataFrame, part: BinaryIO, path: Path, shape: Shape) -> imaging.Pixels:
+def _fill(store: ObjectStore, rows: pd.DataFrame, part: BinaryIO, path: Path, shape: Shape, how: str) -> imaging.Pixels:
     """Decode into `part`, which becomes `path` once all of it is on the disk."""
     size = int(np.prod(shape[1:]))
 
@@ -213,7 +220,7 @@ def _fill(store: ObjectStore, rows: pd.DataFrame, part: BinaryIO, path: Path, sh
         # Not through a mapping: its page faults cost as much again, and a full disk would be a SIGBUS.
         os.pwrite(part.fileno(), pixels_HWC.data, row * size)
 
-    decode_shards(store, rows, height=shape[1], width=shape[2], write=write)
+    decode_shards(store, rows, height=shape[1], width=shape[2], how=how, write=write)
     os.fsync(part.fileno())
     images = _map(part, shape)
     path.with_suffix(".json").write_text(json.dumps({"shape": shape, "crc32": _checksums(images)}))

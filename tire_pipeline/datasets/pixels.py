@@ -49,9 +49,10 @@ def decode_shards(
     *,
     height: int,
     width: int,
+    how: str = "stretch",
     write: Callable[[int, imaging.Pixels], None],
 ) -> None:
-    """Hand each image of `rows` (see `locate`) to `write` as (its row, uint8 (height, width, 3)).
+    """Hand each image of `rows` (see `locate`) to `write` as (its row, uint8 (height, width, 3)), by `imaging.resize`.
 
     One GET a shard, a few more shards in flight and in memory than there are cores. `write` is called from several
     threads, in no order. Raises DataRefused naming an image that is not the one that was indexed.
@@ -65,7 +66,7 @@ def decode_shards(
     def decode_some(data: bytes, images: Sequence[Located]) -> None:
         for image in images:
             encoded = data[image.offset : image.offset + image.length]
-            write(image.row, read_image(encoded, image, height=height, width=width))
+            write(image.row, read_image(encoded, image, height=height, width=width, how=how))
 
     with ThreadPoolExecutor(cores, thread_name_prefix="decode") as pool:
         try:
@@ -82,9 +83,9 @@ def decode_shards(
                 future.cancel()
 
 
-def read_image(encoded: bytes, image: Located, *, height: int, width: int) -> imaging.Pixels:
+def read_image(encoded: bytes, image: Located, *, height: int, width: int, how: str) -> imaging.Pixels:
     """Pixels (height, width, 3) of an image's bytes. DataRefused when these are not the bytes that were indexed."""
-    return imaging.resize(decode(check(encoded, image.sha256, image.key)), height=height, width=width)
+    return imaging.resize(decode(check(encoded, image.sha256, image.key)), height=height, width=width, how=how)
 
 
 def decode(encoded: bytes) -> imaging.Pixels:

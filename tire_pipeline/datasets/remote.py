@@ -22,8 +22,8 @@ class RemoteImages:
     Any order is as good as any other, so a training sees what it would see from the cache.
     """
 
-    def __init__(self, store: ObjectStore, rows: pd.DataFrame, *, height: int, width: int) -> None:
-        self._store, self._rows = store, rows
+    def __init__(self, store: ObjectStore, rows: pd.DataFrame, *, height: int, width: int, how: str) -> None:
+        self._store, self._rows, self._how = store, rows, how
         self.shape = (len(rows), height, width, 3)
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="images")
 
@@ -36,4 +36,4 @@ class RemoteImages:
 
     def _read(self, image: Located) -> Pixels:
         encoded = self._store.get_range(image.shard, start=image.offset, length=image.length)
-        return read_image(encoded, image, height=self.shape[1], width=self.shape[2])
+        return read_image(encoded, image, height=self.shape[1], width=self.shape[2], how=self._how)

@@ -43,7 +43,7 @@ def answer(
             f"{', '.join(unknown)}. Train a model on these classes."
         )
     spec = bundle.preprocessing
-    images = open_images(store, usable, height=spec.height, width=spec.width, cache=cache, name=name)
+    images = open_images(store, usable, height=spec.height, width=spec.width, how=spec.resize, cache=cache, name=name)
     positions = np.flatnonzero(wanted)
     session = Session(bundle, threads=2)
     parts = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import nn
 
-from tire_pipeline.models.plain import cnn, tiny_vgg
+from tire_pipeline.errors import InputError
+from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD
+from tire_pipeline.models.classifier import Classifier, Head, Parts, load_backbone, make_head, take_apart
+from tire_pipeline.models.families import TIMM, TORCHVISION, timm, torchvision
+from tire_pipeline.models.plain import base_cnn, cnn, tiny_vgg
+from tire_pipeline.models.weights import Pretrained, WeightSource
 
-BUILDERS: dict[str, Callable[[int], nn.Module]] = {
-    "cnn": cnn,
-    "tiny_vgg": tiny_vgg,
-    "resnet18": lambda num_classes: _torchvision("resnet18", num_classes),
+__all__ = ["BUILDERS", "Classifier", "Head", "Pretrained", "WeightSource", "build"]
+
+BUILDERS: dict[str, Callable[[int], Parts]] = {
+    "cnn": lambda num_classes: take_apart(cnn(num_classes)),
+    "tiny_vgg": lambda num_classes: take_apart(tiny_vgg(num_classes)),
+    "base_cnn": lambda num_classes: take_apart(base_cnn(num_classes)),
+    **{name: partial(torchvision, name) for name in TORCHVISION},
 }
 
 
-def build(model_type: str, *, num_classes: int, seed: int) -> nn.Module:
-    """A freshly initialised network; the same seed gives the same weights. `model_type` is a key of `BUILDERS`."""
+def build(
+    model_type: str,
+    *,
+    num_classes: int,
+    seed: int,
+    size: tuple[int, int] = (224, 224),
+    head: Head = Head(),  # noqa: B008  (frozen)
+    pretrained: Pretrained | None = None,
+    fixed_norms: bool = False,
+) -> Classifier:
+    """A network whose fresh weights follow from the seed; those of the backbone are `pretrained` where that is given.
+
+    `model_type` is a key of `BUILDERS` or `timm:<name>`; `size` (height, width) matters to networks that are built for
+    one. Raises InputError for a name that timm does not know, and for weights of another architecture.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BUILDERS[model_type](num_classes)
-
-
-def _torchvision(name: str, num_classes: int) -> nn.Module:
-    from torchvision import models  # noqa: PLC0415  (two seconds that the small networks need not wait)
-
-    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
-    return model
+        if model_type.startswith(TIMM):
+            arguments = pretrained.ref.arguments if pretrained else {}
+            parts = timm(model_type.removeprefix(TIMM), num_classes, size=size, arguments=arguments)
+        else:
+            parts = BUILDERS[model_type](num_classes)
+        made = make_head(head, parts.linear, dropout=parts.dropout)
+    if pretrained and (problems := load_backbone(parts, pretrained.read())):
+        raise InputError(
+            f"{pretrained.path.name} does not fit {model_type} at {size[0]} × {size[1]} pixels: {len(problems)} of its "
+            f"tensors are missing, too many or of another shape, such as {problems[0]}. Name the architecture that the "
+            "file is of, or the image size it was trained at."
+        )
+    mean, std = (pretrained.ref.mean, pretrained.ref.std) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
+    return Classifier(parts.backbone, made, mean=mean, std=std, fixed_norms=fixed_norms)

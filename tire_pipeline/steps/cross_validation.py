@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tire_pipeline.refs import CrossValidationRef, SnapshotRef
+from tire_pipeline.steps import pretrained
 from tire_pipeline.steps.candidates import positive_class_of
 from tire_pipeline.steps.data import Progress
 from tire_pipeline.steps.live import image_cache, live
@@ -42,7 +43,7 @@ def cross_validate(
     (candidate,) = request.candidates
     classes, positive = snapshot_ref.classes, positive_class_of(s, snapshot_ref.classes)
     canonical(request.metric, names(has_positive=positive is not None))  # before an hour of training
-    config = training_config(request, candidate)
+    config = pretrained.resolved(s, training_config(request, candidate))
     snapshot = snapshots.load(s.objects, snapshot_ref.digest)
     usable, links = snapshot.usable, splits.link(snapshot.usable, splits.likeness_of(s.objects, snapshot))
     folds = splits.folds(usable, kind=kind, k=k, seed=request.seed, links=links)
@@ -51,6 +52,7 @@ def cross_validate(
         usable,
         height=config.image_height,
         width=config.image_width,
+        how=config.resize,
         cache=image_cache(s),
         name=snapshot_ref.digest,
     )
@@ -60,7 +62,7 @@ def cross_validate(
         if progress:
             progress(done, len(folds))
 
-    p_NK = fit_and_answer(images, y_N, folds, config, on_fold=on_fold)
+    p_NK = fit_and_answer(images, y_N, folds, config, weights=pretrained.fetched(s, config), on_fold=on_fold)
     predicted_N = p_NK.argmax(axis=1)
     scored = Scored(y_N, p_NK, predicted_N, None if positive is None else classes.index(positive))
     metrics = with_intervals(scored, splits.joined_groups(usable, links))

@@ -36,11 +36,13 @@ class RunRequest:
 def check_request(form: Mapping[str, Any]) -> RunRequest:
     """The request that a trigger form makes. Raises InputError for any field that cannot be used, known or not."""
     from tire_pipeline.metrics import canonical, names
-    from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates
+    from tire_pipeline.training.config import merge_form, parse_candidates
+    from tire_pipeline.training.options import OPTIONS
 
-    own = {"dataset_version", "candidates", "metric", "threshold", "target", "seed", "approval", "max_bad", "max_probe"}
+    own = {"dataset_version", "candidates", "more_candidates", "metric", "threshold", "target", "seed", "approval"}
+    own |= {"max_bad", "max_probe"}
     training = merge_form({k: v for k, v in form.items() if k not in own})
-    if unknown := sorted(form.keys() - own - set(TrainingConfig.__dataclass_fields__) - {"model_type"}):
+    if unknown := sorted(form.keys() - own - OPTIONS.keys() - {"model_type"}):
         raise InputError(
             f"Unknown parameters: {', '.join(unknown)}. Known are: {', '.join(sorted(own))}, and training's."
         )
@@ -50,7 +52,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
         raise InputError(f"target is {target!r}, but must be one of {', '.join(TARGETS)}.")
     request = replace(
         default,
-        candidates=tuple(parse_candidates(form.get("candidates") or list(default.candidates))),
+        candidates=tuple(parse_candidates(_named(form) or list(default.candidates))),
         metric=canonical(str(form.get("metric") or default.metric), names(has_positive=True)),
         threshold=_number(form, "threshold", default.threshold),
         target=target,
@@ -63,6 +65,12 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
     for candidate in request.candidates:  # a configuration that cannot be used is refused before anything starts
         training_config(request, candidate)
     return request
+
+
+def _named(form: Mapping[str, Any]) -> str:
+    """The names of both fields for candidates, the one to choose from and the one to write into."""
+    chosen, more = form.get("candidates") or "", form.get("more_candidates") or ""
+    return ",".join([*([chosen] if isinstance(chosen, str) else map(str, chosen)), str(more)]).strip(",")
 
 
 def _number(form: Mapping[str, Any], field: str, default: float) -> float:
@@ -93,6 +101,11 @@ def _whole(form: Mapping[str, Any], field: str, default: int) -> int:
 
 
 def training_config(request: RunRequest, candidate: str) -> TrainingConfig:
+    """A candidate's configuration. Among several, those that have no ImageNet weights start from scratch."""
     from tire_pipeline.training.config import TrainingConfig
+    from tire_pipeline.training.recipes import FROM_SCRATCH
 
-    return TrainingConfig.of(candidate, **{**dict(request.training), "seed": request.seed})
+    asked = dict(request.training)
+    if len(request.candidates) > 1 and candidate in FROM_SCRATCH and asked.get("weights") == "imagenet":
+        del asked["weights"]
+    return TrainingConfig.of(candidate, **{**asked, "seed": request.seed})

@@ -3,7 +3,8 @@
 
 What a tyre on a belt does before a camera, with no effect on its label: `light` flips both ways, turns by a quarter,
 shifts by up to 8 % with reflected borders, and scales brightness and contrast by up to 20 %. `crop` does all of it but
-the shift: its images are cut (`batches.draw_boxes`). `none` changes nothing.
+the shift: its images are cut (`batches.draw_boxes`). `none` and `base` change nothing. The policies of torchvision
+(`policies`) work on whole batches too; all of them but `custom` flip and turn first.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels
+from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels, Triple
+from tire_pipeline.training.options import UNAUGMENTED
 
 SHIFT_FRACTION = 0.08
+SCALED = ("light", "crop")
 
 
 def draw_moves(
     num_images: int, *, policy: str, height: int, width: int, generator: torch.Generator
 ) -> npt.NDArray[np.int64] | None:
-    """How to move each image: (N, 5) of mirrored, upended, turned (0 or 1), pixels down, pixels right. None for `none`.
+    """How to move each image: (N, 5) of mirrored, upended, turned (0 or 1), pixels down, pixels right. None where none
+    is moved.
 
     Only square images are turned: what is turned keeps its size.
     """
-    if policy == "none":
+    if policy in (*UNAUGMENTED, "custom"):
         return None
     moves_N5 = np.zeros((num_images, 5), np.int64)
     moves_N5[:, :3] = (torch.rand(num_images, 3, generator=generator) < 0.5).numpy()
@@ -86,22 +90,26 @@ def _flip(image_HWC: Pixels, mirrored: int, upended: int, out_HWC: Pixels) -> No
 
 
 def colour(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
-    """uint8 images in, float images 0..255 of the same shape and memory out."""
+    """uint8 images in, float images 0..255 of the same shape out, in other memory."""
+    if policy not in (*UNAUGMENTED, *SCALED):
+        from tire_pipeline.training.policies import augment  # noqa: PLC0415  (two seconds that `light` need not wait)
+
+        return augment(x_BCHW, policy=policy, generator=generator).to(torch.float32)
     made_BCHW = x_BCHW.to(torch.float32, copy=True)
-    if policy == "none":
+    if policy in UNAUGMENTED:
         return made_BCHW
     gain, bias = (_uniform(len(x_BCHW), 0.2, generator).to(x_BCHW.device) for _ in range(2))
     return made_BCHW.mul_(1 + gain).add_(64 * bias).clamp_(0, 255)
 
 
-def normalise_(x_BCHW: Tensor) -> Tensor:
+def normalise_(x_BCHW: Tensor, *, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> Tensor:
     """Float images 0..255 as the model's input, (x/255 − mean)/std by channel, in channels-last memory. In place where
     they lie there already: memory fresh from the system costs a CPU more than the arithmetic."""
     x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = x_BCHW.shape
-    mean, std = (torch.tensor(v, device=x_BCHW.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean_C, std_C = (torch.tensor(v, device=x_BCHW.device) for v in (mean, std))
     x_rows = x_BCHW.permute(0, 2, 3, 1).view(batch, height, width * channels)  # long rows, which a CPU vectorises
-    x_rows.mul_((1 / (255 * std)).repeat(width)).sub_((mean / std).repeat(width))
+    x_rows.mul_((1 / (255 * std_C)).repeat(width)).sub_((mean_C / std_C).repeat(width))
     return x_BCHW
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -22,17 +23,19 @@ def cross_validate(
     folds: Sequence[Fold],
     config: TrainingConfig,
     *,
+    weights: Path | None = None,
     on_fold: Callable[[int], None] = lambda _: None,
 ) -> Floats:
     """Probabilities (N, K) of every image, each by a model that was trained and chosen without its fold.
 
-    `labels_N` are 0..K-1; `on_fold` is told how many folds are done.
+    `labels_N` are 0..K-1; `weights` is the file of the configuration's pretrained weights; `on_fold` is told how many
+    folds are done.
     """
     num_classes = int(labels_N.max()) + 1
     p_NK = np.zeros((len(labels_N), num_classes))
     for number, fold in enumerate(folds, start=1):
         examples = Examples(images_NHWC, labels_N, fold.train, fold.val, num_classes)
-        fitted = fit(examples, config, on_epoch=lambda *_: None)
+        fitted = fit(examples, config, weights=weights, on_epoch=lambda *_: None)
         p_NK[fold.test] = predict_logits(fitted.model, images_NHWC, fold.test).softmax(dim=1).numpy()
         right = (p_NK[fold.test].argmax(axis=1) == labels_N[fold.test]).mean()
         log.info("fold %s (%d of %d): %.3f of %d right", fold.name, number, len(folds), right, len(fold.test))

@@ -17,6 +17,7 @@ from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.imaging import Preprocessing, normalise
 from tire_pipeline.metrics import Floats, Ints
+from tire_pipeline.models import Classifier
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
 
@@ -25,7 +26,7 @@ PARITY_MAX = 1e-4
 
 
 def export(
-    model: nn.Module,
+    model: Classifier,
     images_NHWC: Images,
     labels_N: Ints,
     val: Ints,
@@ -41,7 +42,7 @@ def export(
     Raises TireError when onnxruntime and torch disagree by more than 1e-4 in a probability.
     """
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    preprocessing = Preprocessing(config.image_height, config.image_width)
+    preprocessing = Preprocessing(config.image_height, config.image_width, model.mean, model.std, config.resize)
     write_onnx(model, preprocessing, folder / MODEL)
     logits_NK = predict_logits(model, images_NHWC, val).numpy()
     temperature = fit_temperature(logits_NK, labels_N[val])

@@ -55,3 +55,19 @@ def test_each_field_that_cannot_be_used_is_refused_with_what_is_allowed(form: di
 
 def test_a_threshold_of_zero_is_a_threshold() -> None:
     assert check_request({**FORM, "threshold": 0}).threshold == 0.0
+
+
+def test_candidates_written_by_hand_join_those_chosen() -> None:
+    form = {"dataset_version": "v1", "candidates": ["cnn"], "more_candidates": "timm:resnet18, cnn"}
+    assert check_request(form).candidates == ("cnn", "timm:resnet18")
+    alone = check_request({"dataset_version": "v1", "candidates": [], "more_candidates": "timm:resnet18"})
+    assert alone.candidates == ("timm:resnet18",)
+    assert len(check_request({"dataset_version": "v1", "candidates": [], "more_candidates": ""}).candidates) == 3
+
+
+def test_among_several_candidates_those_without_imagenet_weights_start_from_scratch() -> None:
+    form = {"dataset_version": "v1", "candidates": "cnn,resnet18", "weights": "imagenet"}
+    request = check_request(form)
+    assert [training_config(request, c).weights for c in request.candidates] == ["none", "imagenet"]
+    with pytest.raises(InputError, match="cnn is trained from scratch"):
+        check_request({**form, "candidates": "cnn"})

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.training.config import RECIPES, TrainingConfig, merge_form, parse_candidates
+from tire_pipeline.refs import WeightsRef
+from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates, parse_size
+from tire_pipeline.training.recipes import RECIPES
 
 
 @pytest.mark.parametrize("model_type", RECIPES)
@@ -29,8 +32,12 @@ def test_overrides_beat_the_recipe_and_none_leaves_it() -> None:
         ("epochs", 2.5, "epochs is 2.5, but must be a whole number"),
         ("epochs", True, "epochs is True, but must be a whole number"),
         ("batch_size", 1, "batch_size is 1, but must be between 2 and 4096"),
-        ("optimizer_type", "adm", "optimizer_type is 'adm', did you mean 'adam'? (known: adam, adamw, sgd)"),
-        ("loss", "hinge", "loss is 'hinge' (known: cross_entropy, focal)"),
+        (
+            "optimizer_type",
+            "adm",
+            "optimizer_type is 'adm', did you mean 'adam'? (known: adam, adamw, nadam, radam, rmsprop, sgd)",
+        ),
+        ("loss", "hinge", "loss is 'hinge' (known: cross_entropy, focal, f1)"),
         ("augmentation", "lite", "augmentation is 'lite', did you mean 'light'?"),
         ("image_height", 16, "image_height is 16, but must be between 32 and 2048"),
         ("seed", -1, "seed is -1"),
@@ -38,6 +45,15 @@ def test_overrides_beat_the_recipe_and_none_leaves_it() -> None:
         ("label_smoothing", 0.6, "label_smoothing is 0.6"),
         ("threads", -1, "threads is -1"),
         ("image_width", 5000, "image_width is 5000"),
+        ("scheduler", "cosin", "scheduler is 'cosin', did you mean 'cosine'?"),
+        ("warmup_epochs", 2, "warmup_epochs is 2, but one_cycle has no warm-up to set"),
+        ("accumulation", 9, "accumulation is 9, which leaves less than 2 images of a batch of 16"),
+        ("ema_decay", 1.0, "ema_decay is 1.0, but must be between 0 and 0.99999"),
+        ("mixing", "mixin", "mixing is 'mixin', did you mean 'mixup'?"),
+        ("monitor", "recall", "monitor is 'recall' (known: log_loss"),
+        ("device", "gpu", "device is 'gpu', did you mean 'cpu'? (known: auto, cuda, mps, cpu)"),
+        ("precision", "bf61", "precision is 'bf61', did you mean 'bf16'?"),
+        ("compile", "yes", "compile is 'yes', but must be true or false"),
     ],
 )
 def test_each_field_that_cannot_be_used_is_named_with_what_is_allowed(field: str, value: Any, said: str) -> None:
@@ -71,3 +87,56 @@ def test_candidates_that_do_not_exist_are_refused(given: Any, said: str) -> None
 
 def test_empty_fields_of_a_form_leave_the_recipe() -> None:
     assert merge_form({"epochs": 5, "loss": "", "seed": None, "dataset_version": "v1"}) == {"epochs": 5}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("head", "mpl", "head is 'mpl', did you mean 'mlp'? (known: linear, mlp)"),
+        ("dropout", 0.95, "dropout is 0.95, but must be between 0 and 0.9"),
+        ("weights", "", "weights is '', but must be a name"),
+        ("weights", "imagenet", "weights is 'imagenet', but cnn is trained from scratch (leave it at none)"),
+        ("fixed_norms", "yes", "fixed_norms is 'yes', but must be true or false"),
+        ("resize", "pad", "resize is 'pad' (known: stretch, crop)"),
+    ],
+)
+def test_each_field_of_the_network_that_cannot_be_used_is_named(field: str, value: Any, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        TrainingConfig.of("cnn", **{field: value})
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_100", "timm:resnet18.a1_in1k"])
+def test_any_name_of_timm_is_a_candidate_with_a_recipe(name: str) -> None:
+    assert parse_candidates(f"cnn,{name}") == ["cnn", name]
+    assert TrainingConfig.of(name).image_height == 224
+
+
+@pytest.mark.parametrize("name", ["timm:", "timm:../x", "timm:hf-hub:someone/model", "timm:A B", "TIMM:resnet18"])
+def test_what_is_no_plain_name_of_timm_is_no_candidate(name: str) -> None:
+    with pytest.raises(InputError, match="model_type is"):
+        TrainingConfig.of(name)
+
+
+def test_pretrained_weights_are_tuned_at_a_lower_rate_unless_one_is_asked_for() -> None:
+    assert TrainingConfig.of("resnet34").learning_rate == 1e-3
+    assert TrainingConfig.of("resnet34", weights="imagenet").learning_rate == 3e-4
+    assert TrainingConfig.of("convnext_tiny", weights="imagenet").learning_rate == 2e-4
+    assert TrainingConfig.of("resnet34", weights="imagenet", learning_rate=0.1).learning_rate == 0.1
+
+
+def test_resolved_weights_survive_json() -> None:
+    ref = WeightsRef("a.safetensors", "0" * 64, "resnet34", "mit", (0.5, 0.5, 0.5), (0.1, 0.2, 0.3), {"pad": "same"})
+    config = TrainingConfig.of("resnet34", weights="a.safetensors", pretrained=ref)
+    assert TrainingConfig(**json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("320x256", (320, 256)), ("64 × 96", (64, 96))])
+def test_an_image_size_is_one_number_or_height_and_width(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "1x2x3", "-4", "3.5", "320*256"])
+def test_what_is_no_image_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match="but looks like 224, or like 320x256"):
+        parse_size(text)

@@ -1,0 +1,113 @@
+"""A network as two parts, so that whoever trains it can freeze the one and keep what it says of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tire_pipeline.imaging import Triple
+
+HIDDEN = 256
+MLP_DROPOUT = 0.2
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass(frozen=True)
+class Head:
+    """`linear`, or `mlp`: LayerNorm, dropout, a hidden layer of 256, GELU, dropout, linear.
+
+    `dropout` None is the architecture's own, and 0.2 for an `mlp`.
+    """
+
+    kind: str = "linear"
+    dropout: float | None = None
+
+
+class Classifier(nn.Module):
+    """`backbone`: normalised images (B, 3, H, W) to pooled features (B, F); `head`: features to logits (B, K).
+
+    `mean` and `std` say how an image's channels, 0 to 1, are normalised for it. With `fixed_norms` batch norm keeps the
+    statistics that it came with while the rest is trained: those of a large set beat those of a few small batches.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, *, mean: Triple, std: Triple, fixed_norms: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.mean, self.std, self.fixed_norms, self.frozen = mean, std, fixed_norms, False
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        logits_BK: Tensor = self.head(self.features(x_BCHW))
+        return logits_BK
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """(B, F). Of a frozen backbone they follow from the image alone, in training too."""
+        features_BF: Tensor = self.backbone(x_BCHW)
+        return features_BF
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Whether only the head learns. A frozen backbone stays in evaluation mode: no dropout, no new statistics."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        elif self.fixed_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, NORMS):
+                    module.eval()
+        return self
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A network without its last linear layer, which `head_name` named, and that layer's dropout."""
+
+    backbone: nn.Module
+    linear: nn.Linear
+    dropout: float
+    head_name: str
+
+
+def take_apart(network: nn.Module) -> Parts:
+    """Cut off the last linear layer, and the dropout right before it: in a frozen backbone it would be still."""
+    name, linear = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent_name, _, child = name.rpartition(".")
+    parent, dropout = network.get_submodule(parent_name), 0.0
+    setattr(parent, child, nn.Identity())
+    if isinstance(parent, nn.Sequential) and isinstance(before := parent[int(child) - 1], nn.Dropout):
+        dropout, parent[int(child) - 1] = before.p, nn.Identity()
+    return Parts(network, linear, dropout, name)
+
+
+def make_head(head: Head, linear: nn.Linear, *, dropout: float) -> nn.Module:
+    """The head in place of `linear`, whose own dropout is `dropout`. A linear head is that very layer."""
+    if head.kind == "linear":
+        p = dropout if head.dropout is None else head.dropout
+        return nn.Sequential(nn.Dropout(p), linear) if p else nn.Sequential(linear)
+    p = MLP_DROPOUT if head.dropout is None else head.dropout
+    return nn.Sequential(
+        *(nn.LayerNorm(linear.in_features), nn.Dropout(p)),
+        *(nn.Linear(linear.in_features, HIDDEN), nn.GELU(), nn.Dropout(p)),
+        nn.Linear(HIDDEN, linear.out_features),
+    )
+
+
+def load_backbone(parts: Parts, state: dict[str, Tensor]) -> list[str]:
+    """Put pretrained tensors into the backbone, as float32; the names of those that do not fit it, none if all do.
+
+    Everything the backbone has must be there with its shape, and nothing more but the old head's.
+    """
+    own = parts.backbone.state_dict()
+    optional = {k for k in own if k.endswith("num_batches_tracked")}
+    lacking = [k for k in own if k not in state and k not in optional]
+    other_shape = [k for k in own if k in state and state[k].shape != own[k].shape]
+    surplus = [k for k in state if k not in own and not k.startswith(f"{parts.head_name}.")]
+    if not (problems := lacking + other_shape + surplus):
+        parts.backbone.load_state_dict({k: state.get(k, own[k]) for k in own})
+    return problems

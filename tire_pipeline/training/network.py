@@ -1,0 +1,31 @@
+"""The network that a configuration means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.models import Classifier, Head, Pretrained, build
+from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.recipes import NO_WEIGHTS
+
+
+def build_network(config: TrainingConfig, *, num_classes: int, weights: Path | None = None) -> Classifier:
+    """The untrained network, its backbone from the file `weights` where the configuration has pretrained ones.
+
+    Raises InputError where the file is missing or not the one that `config.pretrained` means.
+    """
+    pretrained = None
+    if config.weights != NO_WEIGHTS:
+        if config.pretrained is None or weights is None:
+            raise InputError(f"The weights {config.weights!r} were not looked up. `steps.train` does it.")
+        pretrained = Pretrained(weights, config.pretrained)
+    return build(
+        config.model_type,
+        num_classes=num_classes,
+        seed=config.seed,
+        size=(config.image_height, config.image_width),
+        head=Head(config.head, config.dropout),
+        pretrained=pretrained,
+        fixed_norms=config.fixed_norms,
+    )
