@@ -105,6 +105,7 @@ with DAG(
         made = steps.produce(
             request.metric,
             threshold=request.threshold,
+            limits=dict(request.gate),
             model=ModelRef(**model),
             target=request.target,
             run_key=run_id,

@@ -12,13 +12,18 @@ METRICS = (
     "balanced_accuracy",
     "accuracy",
     "f1_macro",
+    "f1_weighted",
     "recall",
     "precision",
     "specificity",
     "auroc",
     "auprc",
     "log_loss",
+    "cost",
 )
+
+
+GATE = "Costs and gate"
 
 
 def trigger_form() -> dict[str, Param]:
@@ -70,10 +75,28 @@ def trigger_form() -> dict[str, Param]:
             None, type=["null", "string"], enum=[None, *OPTIMIZERS], section="Training", title="Optimizer"
         ),
         "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
+        "cost_miss": _cost("Cost of a missed defect", "In any unit, together with the next. Chooses the threshold."),
+        "cost_alarm": _cost("Cost of a false alarm", "Empty: a class counts as much as the other."),
+        "cost_review": _cost(
+            "Cost of a look by a person", "Sets the review band. Empty: a fifth around the threshold."
+        ),
+        "min_recall": _limit(
+            "Lowest recall of defects",
+            "The threshold keeps it on validation, the gate demands it on test.",
+            section=GATE,
+        ),
+        "min_slice": _limit("Lowest accuracy of a slice", "Of 50 test images or more. Empty: 0.5.", section=GATE),
+        "max_ece": _limit("Highest calibration error", "Empty: 0.15.", section=GATE),
+        "recall_margin": _limit("Recall that may be lost", "Against the champion. Empty: 0.02.", section=GATE),
     }
 
 
-def _limit(title: str, description: str) -> Param:
-    """What a dataset version must satisfy, 0 to 1."""
+def _limit(title: str, description: str, *, section: str = "Data") -> Param:
+    """A share, 0 to 1, that must be kept."""
     kind = ["null", "number"]
-    return Param(None, type=kind, minimum=0, maximum=1, section="Data", title=title, description=description)
+    return Param(None, type=kind, minimum=0, maximum=1, section=section, title=title, description=description)
+
+
+def _cost(title: str, description: str) -> Param:
+    kind = ["null", "number"]
+    return Param(None, type=kind, minimum=0, section=GATE, title=title, description=description)

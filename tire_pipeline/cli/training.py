@@ -33,6 +33,12 @@ def train(
     loss: Annotated[str | None, typer.Option(help="cross_entropy or focal.")] = None,
     augmentation: Annotated[str | None, typer.Option(help="none, light or crop.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width in pixels.")] = None,
+    cost_miss: Annotated[
+        float | None, typer.Option(help="Cost of a missed positive image; sets the threshold.")
+    ] = None,
+    cost_alarm: Annotated[float | None, typer.Option(help="Cost of a false alarm.")] = None,
+    cost_review: Annotated[float | None, typer.Option(help="Cost of a person's look; sets the review band.")] = None,
+    min_recall: Annotated[float | None, typer.Option(help="The recall that the threshold must keep.")] = None,
     seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
     spec: Annotated[
         str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
@@ -42,7 +48,8 @@ def train(
 ) -> None:
     """Train one candidate here, or take it from the cache. What is left out follows the candidate's recipe.
 
-    Example: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`
+    Examples: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`,
+    `tire train --dataset-version demo-v1 --cost-miss 20 --cost-alarm 1 --min-recall 0.98`
     """
     overrides = {
         "optimizer_type": optimizer_type,
@@ -53,6 +60,10 @@ def train(
         "augmentation": augmentation,
         "image_height": image_size,
         "image_width": image_size,
+        "cost_miss": cost_miss,
+        "cost_alarm": cost_alarm,
+        "cost_review": cost_review,
+        "min_recall": min_recall,
     }
     record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
     with progress("training") as move:
@@ -74,6 +85,7 @@ def evaluate(
     epochs: Annotated[int | None, typer.Option(help="With --cv: passes over the training images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="With --cv: height and width in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
+    robust: Annotated[bool, typer.Option("--robust", help="Also under blur, dark, noise, JPEG and a turn.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a trained candidate on its locked test split, or a kind of candidate by cross-validation.
@@ -91,7 +103,7 @@ def evaluate(
         result(measured, as_json=as_json, text=_cross_validated(measured))
         passed, reason = measured.passed, measured.reason
     else:
-        evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold)
+        evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold, robust=robust)
         result(evaluation, as_json=as_json, text=_evaluated(evaluation))
         passed, reason = evaluation.passed, evaluation.reason
     if not passed:

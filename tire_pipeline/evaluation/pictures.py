@@ -89,7 +89,7 @@ def worst_mistakes(answers: Answers, classes: list[str], limit: int = 24) -> Fig
         axes.axis("off")
         if cell < len(wrong):
             i = wrong[cell]
-            axes.imshow(answers.images_NHWC[i])
+            axes.imshow(answers.picture(i))
             p = s.p_NK[i, s.predicted_N[i]]
             text = f"{classes[s.y_N[i]]}\nas {classes[s.predicted_N[i]]} {p:.0%}"
             axes.set_title(text, fontsize=8, color=BAD)

@@ -5,7 +5,7 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 
 from __future__ import annotations
 
-from tire_pipeline.steps.candidates import evaluate, evaluate_run, train, training_specs
+from tire_pipeline.steps.candidates import train, training_specs
 from tire_pipeline.steps.cross_validation import cross_validate
 from tire_pipeline.steps.data import (
     list_versions,
@@ -18,6 +18,7 @@ from tire_pipeline.steps.data import (
     validate,
     verify_version,
 )
+from tire_pipeline.steps.evaluation import evaluate, evaluate_run
 from tire_pipeline.steps.production import feedback, monitor, predict
 from tire_pipeline.steps.promotion import (
     check_serving,

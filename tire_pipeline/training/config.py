@@ -42,6 +42,14 @@ class TrainingConfig:
     seed: int = 0
     threads: int = 0
     """Of the CPU; 0 takes all. It may change results in the last digits, so it is part of the configuration."""
+    cost_miss: float | None = None
+    """What a missed positive image costs, in any unit; with `cost_alarm` it chooses the threshold. None: a class counts
+    as much as the other."""
+    cost_alarm: float | None = None
+    cost_review: float | None = None
+    """What it costs when a person looks; it sets the review band. None: a fifth of the way from the threshold."""
+    min_recall: float | None = None
+    """The recall on validation images that the threshold must not fall below."""
 
     def __post_init__(self) -> None:
         if problems := [p for p in _problems(self) if p]:
@@ -94,7 +102,20 @@ def _problems(c: TrainingConfig) -> list[str]:
         _outside("image_width", c.image_width, 32, 2048, whole=True),
         _outside("seed", c.seed, 0, 2**32 - 1, whole=True),
         _outside("threads", c.threads, 0, 1024, whole=True),
+        *_operating_point(c),
     ]
+
+
+def _operating_point(c: TrainingConfig) -> list[str]:
+    """Problems of what decides the threshold; an empty field is none."""
+    limits = {"cost_miss": (1e-6, 1e9), "cost_alarm": (1e-6, 1e9), "cost_review": (0, 1e9), "min_recall": (0, 1)}
+    given = {name: getattr(c, name) for name in limits if getattr(c, name) is not None}
+    problems = [_outside(name, value, *limits[name]) for name, value in given.items()]
+    if (c.cost_miss is None) != (c.cost_alarm is None):
+        problems.append("cost_miss and cost_alarm are given together, or neither is")
+    if c.cost_review is not None and c.cost_miss is None:
+        problems.append("cost_review means nothing without cost_miss and cost_alarm")
+    return problems
 
 
 def _unknown(field: str, value: object, known: tuple[str, ...]) -> str:
