@@ -20,6 +20,7 @@ from tire_pipeline.steps.request import RunRequest
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
+    app.command()(export)
     app.command()(predict)
 
 
@@ -111,22 +112,75 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def export(
+    run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, or int8 for servers without much of a processor.")
+    ] = "onnx",
+    metric: Annotated[str, typer.Option(help="With int8: the metric that decides.")] = "balanced_accuracy",
+    threshold: Annotated[float, typer.Option(help="With int8: what all of the metric's interval must reach.")] = 0.75,
+    as_json: Json = False,
+) -> None:
+    """Write a trained candidate's bundle into a folder; `tire predict --bundle` and `tire serve --bundle` take it.
+
+    An INT8 model is written only if its own evaluation passes the gate; else the exit code is 1.
+
+    Example: `tire export 4f0c… bundle-int8 --format int8`
+    """
+    written = steps.export(run, out, form=form, metric=metric, threshold=threshold)
+    result(written, as_json=as_json, text=f"{out}: {form}, bundle {written['digest'][:12]}")
+
+
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Images, or folders of images.", show_default=False)
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="A bundle folder; default: the model in production.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV that names the images, instead of PATHS.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answers to this CSV; needed with --csv.")] = None,
+    path_column: Annotated[str, typer.Option(help="With --csv: the column of the paths.")] = "path",
+    label_column: Annotated[str, typer.Option(help="With --csv: the column of the classes, where known.")] = "label",
     as_json: Json = False,
 ) -> None:
     """Classify images. One that cannot be read is reported and stops nothing.
 
-    Example: `tire predict photos/ --json`
+    A CSV with classes gets true_class, predicted_class, probability and ms; one without gets its label column filled.
+
+    Examples: `tire predict photos/ --json`, `tire predict --csv test.csv --out submission.csv`
     """
-    answers = steps.predict(paths, bundle=bundle)
+    if bool(paths) == bool(csv) or (csv and not out):
+        raise InputError("Give images or folders, or --csv IN with --out OUT.csv.")
+    if out is not None:
+        with progress("images") as move:
+            made = steps.predict_csv(
+                out,
+                paths=paths or (),
+                listing=csv,
+                path_column=path_column,
+                label_column=label_column,
+                bundle=bundle,
+                progress=move,
+            )
+        result(made, as_json=as_json, text=_predicted(made))
+        return
+    with progress("images") as move:
+        answers = steps.predict(paths or (), bundle=bundle, progress=move)
     if as_json:
         result(answers, as_json=True)
         return
     for a in answers:
         said = a.get("error") or f"{a['decision']}, {a['label']} {a['probability']:.1%}"
         result(a, as_json=False, text=f"{a['path']}: {said}")
+
+
+def _predicted(made: dict[str, Any]) -> str:
+    known = f", accuracy {made['accuracy']:.4f}" if "accuracy" in made else ""
+    failed = f", {made['num_errors']} could not be read" if made["num_errors"] else ""
+    return (
+        f"{made['out']}: {made['num_images']} images in {made['seconds']:.1f} s, {made['images_per_s']:.0f} a second"
+        f"{known}{failed}"
+    )
 
 
 def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

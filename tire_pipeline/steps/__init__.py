@@ -19,9 +19,9 @@ from tire_pipeline.steps.data import (
     verify_version,
 )
 from tire_pipeline.steps.evaluation import evaluate, evaluate_run
-from tire_pipeline.steps.production import feedback, monitor, predict
+from tire_pipeline.steps.prediction import predict, predict_csv
+from tire_pipeline.steps.production import feedback, monitor
 from tire_pipeline.steps.promotion import (
-    check_serving,
     note_run,
     produce,
     production_info,
@@ -32,6 +32,7 @@ from tire_pipeline.steps.promotion import (
     stage,
 )
 from tire_pipeline.steps.request import RunRequest, check_request
+from tire_pipeline.steps.serving import check_serving, export
 
 __all__ = [
     "RunRequest",
@@ -40,12 +41,14 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "evaluate_run",
+    "export",
     "feedback",
     "list_versions",
     "monitor",
     "note_run",
     "plan_scan",
     "predict",
+    "predict_csv",
     "produce",
     "production_info",
     "promotions",

@@ -38,7 +38,7 @@ def contest(
 
     with stored_bundle(s, tags["tire.bundle"]) as bundle:
         mine = on_test(bundle)
-    candidate = _candidate(mine, gate.metric)
+    candidate = candidate_of(mine, gate.metric)
     if champion is None or champion.version == model.version:
         return candidate, None
     return candidate, _champion(s, champion, mine, on_test, set(snapshot.usable["label"]), gate.alpha)
@@ -52,7 +52,8 @@ def tags_of(s: Services, model: ModelRef) -> dict[str, str]:
     return found.tags
 
 
-def _candidate(answers: Answers, metric: str) -> Candidate:
+def candidate_of(answers: Answers, metric: str) -> Candidate:
+    """What the gate is told of these answers. InputError for a metric that they do not have."""
     from tire_pipeline.evaluation.slices import slices
     from tire_pipeline.metrics import canonical, names, with_intervals
     from tire_pipeline.registry.gate import Candidate, Slice

@@ -1,17 +1,15 @@
-"""Steps of promotion: register, stage, check, produce, go back, and say what was decided."""
+"""Steps of promotion: register, stage, produce, go back, and say what was decided."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import GateRefused, InputError, TireError
 from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef, TrainedRef
-from tire_pipeline.steps.contest import contest, tags_of
+from tire_pipeline.steps.contest import contest
 from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.live import live, stored_bundle
 
@@ -62,19 +60,6 @@ def stage(
     registry = _registry(s, actor=actor, run_key=run_key)
     digest = snapshot_digest or s.ledger.newest_snapshot()
     return registry.stage(registry.best(metric, snapshot_digest=digest))
-
-
-def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[str, float]:
-    """Start the serving process on the model's bundle and compare its answers; GateRefused when they differ."""
-    from tire_pipeline.bundle import Bundle
-    from tire_pipeline.evaluation.serving_check import check_serving as check
-
-    s = live(services)
-    with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
-        folder = s.objects.download_folder(tags_of(s, model)["tire.bundle"], Path(tmp) / "bundle")
-        figures = check(Bundle.load(folder), log_file=Path(tmp) / "server.log")
-    log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
-    return figures
 
 
 def produce(
