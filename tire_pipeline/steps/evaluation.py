@@ -32,8 +32,9 @@ def evaluate(
     """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow.
 
     Every image is answered, so that mistakes can be looked up on each side of the split; of a side that was learnt
-    from, the first 20,000. `robust`: also under blur, little light, noise, compression and a turn. InputError for a
-    metric that the model does not have, such as the recall of one without a positive class.
+    from, the first 20,000. A model card says it for people. `robust`: also under blur, little light, noise,
+    compression and a turn. InputError for a metric that the model does not have, such as the recall of one without a
+    positive class.
     """
     from tire_pipeline.evaluation import report
     from tire_pipeline.evaluation.pictures import draw_all
@@ -52,6 +53,7 @@ def evaluate(
             record["robustness"] = robustness(bundle, test)
         with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
             report.write(record, everything, Path(tmp))
+            _write_card(s, trained, record, everything, Path(tmp))
             draw_all(test, bundle.classes, Path(tmp))
             s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
     metrics = record["metrics"]
@@ -97,6 +99,27 @@ def _answer_all(s: Services, bundle: Any, split_ref: SplitRef) -> Answers:
     place = pd.Series(sides).groupby(sides).cumcount().to_numpy()
     wanted = (sides == "test") | ((place < LEARNT_ROWS_MAX) & (sides != ""))
     return answer(s.objects, bundle, usable, wanted, cache=image_cache(s), name=snapshot.digest)
+
+
+def _write_card(s: Services, trained: TrainedRef, record: dict[str, Any], everything: Answers, folder: Path) -> None:
+    from tire_pipeline.evaluation import card
+
+    made = card.Card(
+        project=s.settings.project,
+        candidate=trained.candidate,
+        classes=tuple(record["classes"]),
+        sides={str(side): int(n) for side, n in everything.rows["side"].value_counts().items()},
+        lineage={
+            "dataset version": trained.version,
+            "snapshot": trained.snapshot_digest,
+            "split": trained.split_digest,
+            "training": trained.key,
+            "bundle": trained.bundle_digest,
+            "MLflow run": trained.run_id,
+        },
+    )
+    (folder / "model_card.md").write_text(card.as_markdown(made, record), encoding="utf-8")
+    (folder / "model_card.html").write_text(card.as_html(made, record), encoding="utf-8")
 
 
 def _logged(record: dict[str, Any]) -> dict[str, float]:
