@@ -132,7 +132,6 @@ with DAG(
         task_id="approve",
         subject="Put {{ ti.xcom_pull('stage')['candidate'] }}, version "
         "{{ ti.xcom_pull('stage')['version'] }}, into production?",
-        body="Staged: {{ ti.xcom_pull('stage') | tojson }}. Serving: {{ ti.xcom_pull('check_serving') | tojson }}.",
     )
     produced, reported = produce(staged), report()
     candidates >> registered

@@ -49,11 +49,16 @@ def as_html(card: Card, record: Mapping[str, Any]) -> str:
 
 
 def _render(name: str, environment: Environment, card: Card, record: Mapping[str, Any]) -> str:
-    environment.filters |= {"number": _number, "words": lambda name: name.replace("_", " ")}
+    environment.filters |= {"number": _number, "words": _words}
     template = (files("tire_pipeline.evaluation") / name).read_text(encoding="utf-8")
     return environment.from_string(template).render(
         c=card, r=record, sides=SIDES, deciding=list(_deciding(record)), limits=list(_limits(record))
     )
+
+
+def _words(name: str) -> str:
+    known = {"auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "cost": "cost an image", "brier": "Brier score"}
+    return known.get(name, name.replace("_", " ").replace("f1", "F1"))
 
 
 def _cell(value: object) -> object:

@@ -5,6 +5,7 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 
 from __future__ import annotations
 
+from tire_pipeline.steps.approval import evidence, reject
 from tire_pipeline.steps.candidates import train, training_specs
 from tire_pipeline.steps.cross_validation import cross_validate
 from tire_pipeline.steps.data import (
@@ -41,6 +42,7 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "evaluate_run",
+    "evidence",
     "export",
     "feedback",
     "list_versions",
@@ -55,6 +57,7 @@ __all__ = [
     "pull_version",
     "push",
     "register",
+    "reject",
     "report",
     "rollback",
     "scan",
