@@ -2,7 +2,7 @@
 
     bundle.json         everything below by name with its sha256, and all that is needed to answer for an image
     model.onnx          input `images` float32 (B, C, H, W) normalised, output `logits` (B, K)
-    model.safetensors   the same weights for training on
+    model.safetensors   the same weights for torch, of the network that training.json describes
     golden/NN.png       images with the probabilities expected of them, to check a loaded model
 
 The bundle's digest is the sha256 of bundle.json, which holds the digests of the rest.

@@ -80,11 +80,12 @@ def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(
     (row, *_) = steps.promotions(services=live)
     assert row["action"] == "refused" and row["evidence"]["champion"]["num_learnt"] > 10
 
-    for file in (folder / "good").iterdir():
-        pixels = np.full((48, 48, 3), 255, np.uint8)
-        pixels[::2] = int(file.stem) % 50
-        (folder / "scratch").mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / "scratch" / file.name), np.roll(pixels, int(file.stem), axis=1))
+    rng = np.random.default_rng(9)
+    (folder / "scratch").mkdir()
+    for i in range(60):
+        pixels = rng.normal(128, 25, (48, 48, 3)).clip(0, 255).astype(np.uint8)
+        pixels[:, 8 + i % 30 : 13 + i % 30] = 250
+        cv2.imwrite(str(folder / "scratch" / f"{i:03d}.png"), pixels)
     steps.push(folder, version="v2", services=live)
     (wider,) = steps.register(run(live, "v2", threshold=0.5), run_key="r3", services=live)
     made = steps.produce("balanced_accuracy", model=wider, run_key="r3", services=live)

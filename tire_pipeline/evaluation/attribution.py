@@ -12,7 +12,6 @@ from torch import nn
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation.answers import Answers
-from tire_pipeline.evaluation.weights import network
 from tire_pipeline.imaging import Pixels, Preprocessing, normalise
 from tire_pipeline.metrics import Floats, Ints
 
@@ -20,12 +19,12 @@ STEPS = 16
 AT_ONCE = 64
 
 
-def maps(bundle: Bundle, answers: Answers, rows: Ints) -> list[Pixels]:
+def maps(model: nn.Module, bundle: Bundle, answers: Answers, rows: Ints) -> list[Pixels]:
     """For each of the rows, its picture with what argued for the class that was given over it."""
     if not len(rows):
         return []
     pictures = np.stack([answers.picture(i) for i in rows])
-    found = attribution(network(bundle), pictures, answers.scored.predicted_N[rows], bundle.preprocessing)
+    found = attribution(model, pictures, answers.scored.predicted_N[rows], bundle.preprocessing)
     return [overlay(pixels, m) for pixels, m in zip(pictures, found, strict=True)]
 
 

@@ -28,7 +28,7 @@ def quantized(bundle: Bundle, images_NHWC: Images, train: np.ndarray, folder: Pa
     Classes, temperature and threshold stay; its golden answers are its own. Whether it is good enough is for an
     evaluation of its own to say.
     """
-    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MODEL, "model.safetensors"))
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MODEL, "model.safetensors", "training.json"))
     chosen = train[:: max(1, len(train) // NUM_CALIBRATION)][:NUM_CALIBRATION]
     batches = (np.asarray(images_NHWC[chosen[i : i + BATCH]]) for i in range(0, len(chosen), BATCH))
     logging.getLogger("root").setLevel(logging.ERROR)

@@ -39,6 +39,7 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
     """
     from tire_pipeline.evaluation.parity import ParityLimits, check
     from tire_pipeline.evaluation.serving_check import ServingLimits, check_answers, check_load, serving
+    from tire_pipeline.training.trained import trained_network
 
     s = live(services)
     tags, settings = tags_of(s, model), s.settings
@@ -49,8 +50,9 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
             figures = check_answers(bundle, server)
             figures |= check_load(bundle, server, ServingLimits(settings.check_p95_ms, settings.check_memory_mb))
             test = _answers(s, bundle, tags, "test")
-            found = _parities(s, bundle, server, test)
-        _log_check(s, model, figures, found, _draw_maps(bundle, test, Path(tmp) / "check"))
+            network = trained_network(bundle)
+            found = _parities(s, bundle, network, server, test)
+        _log_check(s, model, figures, found, _draw_maps(bundle, network, test, Path(tmp) / "check"))
     for parity in found:
         check(parity, limits)
     log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
@@ -111,14 +113,14 @@ def _answers(s: Services, bundle: Bundle, tags: dict[str, str], side: str) -> An
     return answer(s.objects, bundle, snapshot.usable, sides == side, cache=image_cache(s), name=snapshot.digest)
 
 
-def _parities(s: Services, bundle: Bundle, server: Server, test: Answers) -> list[Parity]:
+def _parities(s: Services, bundle: Bundle, network: Any, server: Server, test: Answers) -> list[Parity]:
     """torch, ONNX and the server on the test images; of those, the server is sent the first thousand as files."""
     from tire_pipeline.evaluation.parity import compare
     from tire_pipeline.evaluation.serving_check import answers
-    from tire_pipeline.evaluation.weights import torch_probabilities
+    from tire_pipeline.evaluation.torch_answers import torch_probabilities
 
     onnx_NK = test.scored.p_NK
-    torch_NK = torch_probabilities(bundle, test.images_NHWC, test.positions)
+    torch_NK = torch_probabilities(network, bundle, test.images_NHWC, test.positions)
     files = s.objects.get_many(list(test.rows["key"][:SERVER_IMAGES_MAX]))
     served_NK = answers(bundle, server, list(islice(files, SERVER_IMAGES_MAX)))
     return [
@@ -127,12 +129,12 @@ def _parities(s: Services, bundle: Bundle, server: Server, test: Answers) -> lis
     ]
 
 
-def _draw_maps(bundle: Bundle, test: Answers, folder: Path) -> Path:
+def _draw_maps(bundle: Bundle, network: Any, test: Answers, folder: Path) -> Path:
     from tire_pipeline.evaluation.attribution import maps
     from tire_pipeline.evaluation.pictures import mistakes_with_maps, worst
 
     folder.mkdir()
-    shown = maps(bundle, test, worst(test.scored)[:MAPS_MAX])
+    shown = maps(network, bundle, test, worst(test.scored)[:MAPS_MAX])
     mistakes_with_maps(test, bundle.classes, shown).savefig(folder / "worst_mistakes_maps.png")
     return folder
 

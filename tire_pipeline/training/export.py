@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -20,6 +19,7 @@ from tire_pipeline.metrics import Costs, Floats, Ints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
 from tire_pipeline.training.threshold import choose_threshold, review_band
+from tire_pipeline.training.trained import save_network
 
 NUM_GOLDEN = 8
 PARITY_MAX = 1e-4
@@ -41,7 +41,7 @@ def export(
 
     Raises TireError when onnxruntime and torch disagree by more than 1e-4 in a probability.
     """
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_network(model, config, folder)
     preprocessing = Preprocessing(config.image_height, config.image_width)
     write_onnx(model, preprocessing, folder / MODEL)
     logits_NK = predict_logits(model, images_NHWC, val).numpy()
