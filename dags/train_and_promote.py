@@ -105,6 +105,7 @@ with DAG(
         made = steps.produce(
             request.metric,
             threshold=request.threshold,
+            limits=dict(request.gate),
             model=ModelRef(**model),
             target=request.target,
             run_key=run_id,
@@ -131,7 +132,6 @@ with DAG(
         task_id="approve",
         subject="Put {{ ti.xcom_pull('stage')['candidate'] }}, version "
         "{{ ti.xcom_pull('stage')['version'] }}, into production?",
-        body="Staged: {{ ti.xcom_pull('stage') | tojson }}. Serving: {{ ti.xcom_pull('check_serving') | tojson }}.",
     )
     produced, reported = produce(staged), report()
     candidates >> registered

@@ -2,7 +2,7 @@
 
     bundle.json         everything below by name with its sha256, and all that is needed to answer for an image
     model.onnx          input `images` float32 (B, C, H, W) normalised, output `logits` (B, K)
-    model.safetensors   the same weights for training on
+    model.safetensors   the same weights for torch, of the network that training.json describes
     golden/NN.png       images with the probabilities expected of them, to check a loaded model
 
 The bundle's digest is the sha256 of bundle.json, which holds the digests of the rest.
@@ -34,7 +34,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk. `threshold` and `review_band` speak of the positive class' calibrated probability 0..1."""
+    """A bundle on disk. `threshold` and `review_band` speak of the positive class' calibrated probability 0..1; they
+    were chosen on validation images by the `costs` of a miss and of an alarm, and the recall's floor `recall_min`."""
 
     path: Path
     classes: list[str]
@@ -45,6 +46,8 @@ class Bundle:
     temperature: float = 1.0
     threshold: float = 0.5
     review_band: tuple[float, float] = (0.5, 0.5)
+    costs: tuple[float, float] = (1.0, 1.0)
+    recall_min: float | None = None
     golden: dict[str, list[float]] = field(default_factory=dict)
     digest: str = ""
 
@@ -65,6 +68,7 @@ class Bundle:
             _check_file(path / name, sha256)
         record["preprocessing"] = _preprocessing(record["preprocessing"])
         record["review_band"] = tuple(record["review_band"])
+        record["costs"] = tuple(record.get("costs", (1.0, 1.0)))
         return cls(path=path, digest=hashlib.sha256(data).hexdigest(), **record)
 
     def save(self) -> Bundle:

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     trainer_gpus: int = Field(0, ge=0)
     trainer_network: str = "bridge"
 
+    check_p95_ms: float = Field(2000.0, gt=0)
+    check_memory_mb: float = Field(2048.0, gt=0)
+    parity_difference_max: float = Field(1e-4, ge=0)
+    parity_flips_max: int = Field(0, ge=0)
+
     slack_webhook_url: SecretStr | None = None
     watch_interval_s: float = Field(5.0, ge=1.0, le=3600.0)
 

@@ -8,19 +8,52 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
 
+from tire_airflow.tasks import airflow_errors
+from tire_pipeline import steps
+from tire_pipeline.refs import ModelRef
+
 
 class ApproveIfAsked(ApprovalOperator):
     """Waits for a person when the trigger form's `approval` is set; without it, it passes at once.
 
-    No answer within `response_timeout` is a refusal.
+    The person sees what the gate says of the model that `stage` returned, rule by rule. No answer within
+    `response_timeout` is a refusal; a refusal is written down, skips what comes after, and leaves production as it was.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("response_timeout", timedelta(days=3))
-        super().__init__(defaults="Reject", **kwargs)
+        super().__init__(defaults=self.REJECT, **kwargs)
 
     def execute(self, context: Context) -> Any:
         if not context["params"].get("approval"):
             self.log.info("this run goes to production without a person's approval: the trigger form asked for none")
             return None
+        request = steps.check_request(context["params"])
+        with airflow_errors():
+            self.body = steps.evidence(
+                _staged(context),
+                request.metric,
+                threshold=request.threshold,
+                limits=dict(request.gate),
+                checked=context["ti"].xcom_pull(task_ids="check_serving"),
+            )
         return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        answer = super().execute_complete(context, event)
+        if answer["chosen_options"] == [self.REJECT]:
+            by = answer["responded_by_user"]
+            who = by["name"] if by else "nobody"
+            late = f"nobody approved it within {self.response_timeout}"
+            with airflow_errors():
+                steps.reject(
+                    _staged(context),
+                    f"{who} rejected it in Airflow" if by else late,
+                    run_key=context["run_id"],
+                    actor=who,
+                )
+        return answer
+
+
+def _staged(context: Context) -> ModelRef:
+    return ModelRef(**context["ti"].xcom_pull(task_ids="stage"))

@@ -8,19 +8,21 @@ from airflow.sdk import Param
 
 from tire_pipeline.refs import VERSION_PATTERN
 from tire_pipeline.steps.request import TARGETS
-from tire_pipeline.training.options import OPTIONS  # light: no torch behind it
+from tire_pipeline.training.options import GATE, OPTIONS  # light: no torch behind it
 from tire_pipeline.training.recipes import RECIPES
 
 METRICS = (
     "balanced_accuracy",
     "accuracy",
     "f1_macro",
+    "f1_weighted",
     "recall",
     "precision",
     "specificity",
     "auroc",
     "auprc",
     "log_loss",
+    "cost",
 )
 
 
@@ -63,6 +65,9 @@ def trigger_form() -> dict[str, Param]:
             "(balanced accuracy). Empty: warn above 0.60.",
         ),
         **{name: _option(name) for name in OPTIONS if name != "seed"},
+        "min_slice": _limit("Lowest accuracy of a slice", "Of 50 test images or more. Empty: 0.5.", section=GATE),
+        "max_ece": _limit("Highest calibration error", "Empty: 0.15.", section=GATE),
+        "recall_margin": _limit("Recall that may be lost", "Against the champion. Empty: 0.02.", section=GATE),
     }
 
 
@@ -79,7 +84,7 @@ def _option(name: str) -> Param:
     return Param(None, type=["null", kind], section=option.section, title=title, description=option.help, **limits)
 
 
-def _limit(title: str, description: str) -> Param:
-    """What a dataset version must satisfy, 0 to 1."""
+def _limit(title: str, description: str, *, section: str = "Data") -> Param:
+    """A share, 0 to 1, that must be kept."""
     kind = ["null", "number"]
-    return Param(None, type=kind, minimum=0, maximum=1, section="Data", title=title, description=description)
+    return Param(None, type=kind, minimum=0, maximum=1, section=section, title=title, description=description)

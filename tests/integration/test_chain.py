@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from tire_pipeline import steps
@@ -33,7 +35,7 @@ def draw(folder: Path, *, seed: int = 0, per_class: int = 60, noise: bool = Fals
 
 def run(live: Services, version: str, **form: object) -> list[EvaluationRef]:
     request = steps.check_request({"dataset_version": version, **FORM, **form})
-    made = steps.split(steps.validate(version, services=live), services=live)
+    made = steps.split(steps.validate(version, services=live), seed=request.seed, services=live)
     specs = steps.training_specs(made, request)
     trained = [steps.train(s, services=live) for s in specs]
     return [steps.evaluate(t, made, threshold=request.threshold, services=live) for t in trained]
@@ -50,6 +52,10 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
     models += steps.register(better, run_key="r2", services=live)
     staged = steps.stage("balanced_accuracy", run_key="r2", services=live)
     assert staged.version == models[-1].version
+    figures = steps.check_serving(staged, services=live)
+    assert max(figures["parity_0"], figures["parity_1"]) < 1e-4
+    said = steps.evidence(staged, "balanced_accuracy", threshold=0.75, checked=figures, services=live)
+    assert "The gate says **yes**" in said and "no model in production" in said and "- ✓ metric: " in said
     made = steps.produce("balanced_accuracy", threshold=0.75, run_key="r2", services=live)
     assert made.promoted
     assert steps.production_info(services=live)["version"] == staged.version
@@ -59,6 +65,67 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
     assert actions == ["registered", "staged", "produced"]
     text = steps.report(version="v1", run_key="r2", evaluations=better, services=live)
     assert f"version {staged.version} is in production" in text
+
+
+@pytest.mark.timeout(300)
+def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(live: Services, tmp_path: Path) -> None:
+    folder = draw(tmp_path / "a")
+    steps.push(folder, version="v1", services=live)
+    (first,) = steps.register(run(live, "v1"), run_key="r1", services=live)
+    assert steps.produce("balanced_accuracy", model=first, run_key="r1", services=live).promoted
+
+    (reseeded,) = steps.register(run(live, "v1", seed=1), run_key="r2", services=live)
+    with pytest.raises(GateRefused, match=r"version 1\) learnt from \d+ of the test images"):
+        steps.produce("balanced_accuracy", model=reseeded, run_key="r2", services=live)
+    (row, *_) = steps.promotions(services=live)
+    assert row["action"] == "refused" and row["evidence"]["champion"]["num_learnt"] > 10
+
+    rng = np.random.default_rng(9)
+    (folder / "scratch").mkdir()
+    for i in range(60):
+        pixels = rng.normal(128, 25, (48, 48, 3)).clip(0, 255).astype(np.uint8)
+        pixels[:, 8 + i % 30 : 13 + i % 30] = 250
+        cv2.imwrite(str(folder / "scratch" / f"{i:03d}.png"), pixels)
+    steps.push(folder, version="v2", services=live)
+    (wider,) = steps.register(run(live, "v2", threshold=0.5), run_key="r3", services=live)
+    made = steps.produce("balanced_accuracy", model=wider, run_key="r3", services=live)
+    assert "cannot be compared: it does not know scratch" in made.reason
+    assert made.previous_version == first.version
+
+
+@pytest.mark.timeout(300)
+def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_written_if_it_passes(
+    live: Services, tmp_path: Path
+) -> None:
+    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    (evaluation,) = run(live, "v1", epochs=2, cost_miss=20, cost_alarm=1, min_recall=0.98)
+    run_id = evaluation.trained.run_id
+    again = steps.evaluate_run(run_id, robust=True, services=live)
+    assert again.metrics == pytest.approx(evaluation.metrics)
+    figures = live.tracking.metrics(run_id)
+    assert figures["test/cost"] == pytest.approx(evaluation.metrics["cost"])
+    assert {f"robustness/{c}/recall" for c in ("blur", "dark", "noise", "jpeg_30", "turned_90")} <= set(figures)
+    local = live.tracking.download(run_id, "evaluation", tmp_path / "artifacts")
+    names = {p.name for p in local.iterdir()}
+    assert {"report.json", "predictions.parquet", "model_card.md", "model_card.html", "worst_mistakes.png"} <= names
+    assert {"mistakes_train.csv", "mistakes_val.csv", "mistakes_test.csv"} <= names
+    kept = pd.read_parquet(local / "predictions.parquet")
+    assert kept["side"].value_counts()["test"] == evaluation.num_test and len(kept) == 120
+    record = json.loads((local / "report.json").read_text())
+    assert (record["operating_point"]["cost_miss"], record["operating_point"]["recall_min"]) == (20.0, 0.98)
+
+    written = steps.export(run_id, tmp_path / "int8", form="int8", threshold=0.0, services=live)
+    assert written["max_difference"] > 0
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (tmp_path / "int8", onnx_of(live, run_id, tmp_path))]
+    assert sizes[0] < sizes[1]
+    with pytest.raises(GateRefused, match="The INT8 model is not written: it fails 1 of 3 rules: balanced accuracy"):
+        steps.export(run_id, tmp_path / "never", form="int8", threshold=1.0, services=live)
+    assert not (tmp_path / "never").exists()
+
+
+def onnx_of(live: Services, run_id: str, folder: Path) -> Path:
+    steps.export(run_id, folder / "onnx", services=live)
+    return folder / "onnx"
 
 
 @pytest.mark.timeout(300)

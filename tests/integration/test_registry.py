@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.unit.fakes import evaluation
 from tire_pipeline.errors import GateRefused, ServiceUnavailable
-from tire_pipeline.refs import EvaluationRef, ModelRef
+from tire_pipeline.refs import EvaluationRef, ModelRef, digest_of
 from tire_pipeline.registry.gate import Decision
 from tire_pipeline.registry.lifecycle import Registry
 from tire_pipeline.stores.ledger import Ledger
@@ -128,3 +130,82 @@ def test_a_rollback_goes_back_and_forth(live: Services, registry) -> None:
     assert registry.rollback() == (1, 2)
     assert aliases(live) == {"production": 2, "previous": 1}
     assert moves(live)[2:] == [("rolled_back", 2, 1), ("rolled_back", 1, 2)]
+
+
+def test_of_32_who_register_one_training_at_once_all_get_one_version(live: Services) -> None:
+    passed = trained(live, "a", recall=0.7)
+    barrier = threading.Barrier(32)
+
+    def register(i: int) -> int:
+        mine = Services(live.settings)
+        barrier.wait(60)
+        try:
+            return Registry(mine.tracking, mine.ledger, actor=f"worker {i}", run_key="r").register(passed).version
+        finally:
+            mine.close()
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(register, range(32))) == [1] * 32
+    assert [v.version for v in live.tracking.versions()] == [1]
+    (row,) = live.ledger.promotions(model=live.settings.project)
+    assert (row["action"], row["to_version"]) == ("registered", 1)
+
+
+@pytest.mark.parametrize(
+    "rounds", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])], ids=lambda n: f"{n} rounds"
+)
+def test_of_two_promoters_and_a_stale_one_the_better_valid_one_wins_every_round(
+    live: Services, registry: Registry, rounds: int
+) -> None:
+    """Two decide against what serves, again when it has changed meanwhile; the third decided a round ago."""
+    models = [registry.register(trained(live, f"k{i}", recall=0.5)) for i in range(5)]
+    rng, wins, stale_wins, outdated = random.Random(0), 0, 0, None
+    registry.produce(models[0], YES, {}, expected=None)
+    for _ in range(rounds):
+        serving = live.tracking.by_alias("production")
+        assert serving is not None
+        better, good, stale = rng.sample([m for m in models if m.version not in (serving.version, outdated)], 3)
+        worth = {serving.version: 0.0, good.version: 0.5, better.version: 1.0}
+        delays = {m.version: rng.random() * 0.02 for m in models}
+
+        def promote(model: ModelRef, *, worth: dict[int, float] = worth, delays: dict[int, float] = delays) -> None:
+            mine = Services(live.settings)
+            own = Registry(mine.tracking, mine.ledger, actor="valid", run_key="r")
+            try:
+                while worth[(champion := own.champion()).version] < worth[model.version]:  # type: ignore[union-attr]
+                    threading.Event().wait(delays[model.version])
+                    try:
+                        own.produce(model, YES, {"worth": worth[model.version]}, expected=champion.version)  # type: ignore[union-attr]
+                    except GateRefused:
+                        continue
+            finally:
+                mine.close()
+
+        def late(
+            model: ModelRef = stale, *, expected: int | None = outdated, delays: dict[int, float] = delays
+        ) -> bool:
+            mine = Services(live.settings)
+            threading.Event().wait(delays[model.version])
+            try:
+                Registry(mine.tracking, mine.ledger, actor="stale", run_key="r").produce(
+                    model, YES, {}, expected=expected
+                )
+            except GateRefused:
+                return False
+            finally:
+                mine.close()
+            return True
+
+        with ThreadPoolExecutor(3) as pool:
+            valid, stale_won = [pool.submit(promote, m) for m in (better, good)], pool.submit(late)
+            for promoter in valid:
+                promoter.result(120)
+            stale_wins += stale_won.result(120)
+        wins += aliases(live)["production"] == better.version
+        outdated = serving.version
+    assert (wins, stale_wins) == (rounds, 0)
+    rows = live.ledger.promotions(model=live.settings.project, limit=10_000)[::-1]
+    produced = [r for r in rows if r["action"] == "produced"]
+    assert [r["from_version"] for r in produced[1:]] == [r["to_version"] for r in produced[:-1]]
+    assert all(r["evidence_digest"] == digest_of(r["evidence"]) for r in rows)
+    assert not [r for r in rows if r["actor"] == "stale" and r["action"] != "refused"]

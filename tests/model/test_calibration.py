@@ -6,7 +6,7 @@ import torch
 
 from tire_pipeline.bundle import softmax
 from tire_pipeline.training.augment import colour
-from tire_pipeline.training.export import choose_threshold, fit_temperature, review_band
+from tire_pipeline.training.export import fit_temperature
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -15,23 +15,6 @@ def test_the_temperature_that_made_the_logits_is_found(true_temperature: float) 
     z_NK = rng.normal(0, 2, (20_000, 3))
     y_N = (rng.random((20_000, 1)) > softmax(z_NK).cumsum(axis=1)).sum(axis=1).clip(max=2)
     assert fit_temperature(z_NK * true_temperature, y_N) == pytest.approx(true_temperature, rel=0.05)
-
-
-def test_the_threshold_is_the_middle_of_the_widest_gap_that_separates_best() -> None:
-    truth = np.array([True, True, False, False])
-    assert choose_threshold(np.array([0.9, 0.5, 0.1, 0.2]), truth) == pytest.approx(0.35)
-    assert choose_threshold(np.array([0.9, 0.1, 0.3, 0.05]), truth) == pytest.approx(0.6)
-
-
-def test_the_threshold_stays_inside_where_the_scores_are_certain() -> None:
-    assert choose_threshold(np.array([1.0, 0.0]), np.array([True, False])) == 0.5
-    assert choose_threshold(np.array([1.0, 0.999]), np.array([True, False])) == 0.98
-
-
-@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.98])
-def test_the_review_band_holds_the_threshold_and_stays_within_probabilities(threshold: float) -> None:
-    low, high = review_band(threshold)
-    assert 0 <= low < threshold < high <= 1
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from botocore.exceptions import ClientError
 
+from tire_pipeline.bundle import MODEL, Bundle
 from tire_pipeline.errors import ServiceUnavailable
-from tire_pipeline.imaging import encode_png
+from tire_pipeline.imaging import Preprocessing, encode_png
 from tire_pipeline.refs import EvaluationRef, TrainedRef
 from tire_pipeline.settings import Settings
 from tire_pipeline.stores.objects import ObjectStore
@@ -258,3 +260,13 @@ def evaluation(
     figures = {metric: value, f"{metric}_low": value - 0.1, f"{metric}_high": value + 0.1}
     verb = "must reach 0.75" if passed else "must reach 0.95"
     return EvaluationRef(trained, figures, metric, 0.75, passed, f"{metric} {value:.3f}, {verb}", num_test=100)
+
+
+def stored(fake: SimpleNamespace, key: str, *, model: bytes = b"a model", **given: Any) -> EvaluationRef:
+    """The evaluation of a training whose bundle lies in the bucket."""
+    made = evaluation(key, **given)
+    with tempfile.TemporaryDirectory() as tmp:
+        (Path(tmp) / MODEL).write_bytes(model)
+        bundle = Bundle(Path(tmp), ["a", "b"], None, Preprocessing(8, 8), candidate="cnn", snapshot_digest="s1").save()
+        fake.objects.upload_folder(Path(tmp), f"runs/{key}/bundle/")
+    return replace(made, trained=replace(made.trained, bundle_digest=bundle.digest))

@@ -43,14 +43,22 @@ def stage(metric: Metric, as_json: Json = False) -> None:
 
 def produce(
     metric: Metric,
-    threshold: Annotated[float | None, typer.Option(help="A bar that the metric must reach as well.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="A bar that all of the metric's interval must reach.")] = None,
+    min_recall: Annotated[float | None, typer.Option(help="The lowest recall of the positive class.")] = None,
+    min_slice: Annotated[float | None, typer.Option(help="The lowest accuracy of a slice of 50 images; 0.5.")] = None,
+    max_ece: Annotated[float | None, typer.Option(help="The highest calibration error; 0.15.")] = None,
+    recall_margin: Annotated[float | None, typer.Option(help="Recall that may be lost to the champion; 0.02.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put the staged version into production if the gate lets it. Exit code 1 when it does not.
 
-    Example: `tire produce balanced_accuracy --threshold 0.8`
+    Beside a champion it must cost less by its mistakes, beyond chance, and not lose recall, on the same test images.
+
+    Example: `tire produce balanced_accuracy --threshold 0.8 --min-recall 0.98`
     """
-    made = steps.produce(metric, threshold=threshold, actor=_me())
+    given = {"recall_min": min_recall, "slice_min": min_slice, "ece_max": max_ece, "recall_margin": recall_margin}
+    limits = {name: share for name, share in given.items() if share is not None}
+    made = steps.produce(metric, threshold=threshold, limits=limits, actor=_me())
     text = f"production: {made.model.name} version {made.model.version}, {made.model.candidate}: {made.reason}"
     result(made, as_json=as_json, text=text)
 

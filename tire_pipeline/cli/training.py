@@ -22,6 +22,7 @@ from tire_pipeline.training.config_file import read_table  # light: no torch beh
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
+    app.command()(export)
     app.command()(predict)
 
 
@@ -50,7 +51,8 @@ def train(
 
     What is left out is as in the file of `--config`, and otherwise as in the candidate's recipe.
 
-    Example: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`
+    Examples: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`,
+    `tire train --dataset-version demo-v1 --cost-miss 20 --cost-alarm 1 --min-recall 0.98`
     """
     flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
     record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
@@ -76,6 +78,7 @@ def evaluate(
     image_size: Annotated[str, typer.Option(help="With --cv: in pixels, 224 or 320x256 (height x width).")] = "",
     weights: Annotated[str | None, typer.Option(help="With --cv: to start from, as of `tire train`.")] = None,
     seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
+    robust: Annotated[bool, typer.Option("--robust", help="Also under blur, dark, noise, JPEG and a turn.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a trained candidate on its locked test split, or a kind of candidate by cross-validation.
@@ -93,7 +96,7 @@ def evaluate(
         result(measured, as_json=as_json, text=_cross_validated(measured))
         passed, reason = measured.passed, measured.reason
     else:
-        evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold)
+        evaluation = steps.evaluate_run(run, metric=metric, threshold=threshold, robust=robust)
         result(evaluation, as_json=as_json, text=_evaluated(evaluation))
         passed, reason = evaluation.passed, evaluation.reason
     if not passed:
@@ -101,16 +104,60 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def export(
+    run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, or int8 for servers without much of a processor.")
+    ] = "onnx",
+    metric: Annotated[str, typer.Option(help="With int8: the metric that decides.")] = "balanced_accuracy",
+    threshold: Annotated[float, typer.Option(help="With int8: what all of the metric's interval must reach.")] = 0.75,
+    as_json: Json = False,
+) -> None:
+    """Write a trained candidate's bundle into a folder; `tire predict --bundle` and `tire serve --bundle` take it.
+
+    An INT8 model is written only if its own evaluation passes the gate; else the exit code is 1.
+
+    Example: `tire export 4f0c… bundle-int8 --format int8`
+    """
+    written = steps.export(run, out, form=form, metric=metric, threshold=threshold)
+    result(written, as_json=as_json, text=f"{out}: {form}, bundle {written['digest'][:12]}")
+
+
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Images, or folders of images.", show_default=False)
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="A bundle folder; default: the model in production.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV that names the images, instead of PATHS.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answers to this CSV; needed with --csv.")] = None,
+    path_column: Annotated[str, typer.Option(help="With --csv: the column of the paths.")] = "path",
+    label_column: Annotated[str, typer.Option(help="With --csv: the column of the classes, where known.")] = "label",
     as_json: Json = False,
 ) -> None:
     """Classify images. One that cannot be read is reported and stops nothing.
 
-    Example: `tire predict photos/ --json`
+    A CSV with classes gets true_class, predicted_class, probability and ms; one without gets its label column filled.
+
+    Examples: `tire predict photos/ --json`, `tire predict --csv test.csv --out submission.csv`
     """
-    answers = steps.predict(paths, bundle=bundle)
+    if bool(paths) == bool(csv) or (csv and not out):
+        raise InputError("Give images or folders, or --csv IN with --out OUT.csv.")
+    if out is not None:
+        with progress("images") as move:
+            made = steps.predict_csv(
+                out,
+                paths=paths or (),
+                listing=csv,
+                path_column=path_column,
+                label_column=label_column,
+                bundle=bundle,
+                progress=move,
+            )
+        result(made, as_json=as_json, text=_predicted(made))
+        return
+    with progress("images") as move:
+        answers = steps.predict(paths or (), bundle=bundle, progress=move)
     if as_json:
         result(answers, as_json=True)
         return
@@ -129,6 +176,15 @@ def _make_spec(form: dict[str, Any]) -> dict[str, Any]:
     """The spec of a form's one candidate; checked before any image is read."""
     request = steps.check_request({**form, "candidates": [form.get("model_type", "cnn")]})
     return steps.training_specs(steps.split(_validated(request), seed=request.seed), request)[0]
+
+
+def _predicted(made: dict[str, Any]) -> str:
+    known = f", accuracy {made['accuracy']:.4f}" if "accuracy" in made else ""
+    failed = f", {made['num_errors']} could not be read" if made["num_errors"] else ""
+    return (
+        f"{made['out']}: {made['num_images']} images in {made['seconds']:.1f} s, {made['images_per_s']:.0f} a second"
+        f"{known}{failed}"
+    )
 
 
 def _cross_validate(request: RunRequest, kind: str, k: int) -> CrossValidationRef:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from tire_pipeline.bundle import Bundle, Session
-from tire_pipeline.datasets.cache import ImageCache, open_images
+from tire_pipeline.datasets.cache import ImageCache, Images, open_images
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, normalise
-from tire_pipeline.metrics import Scored
+from tire_pipeline.metrics import Costs, Floats, Scored
 from tire_pipeline.stores.objects import ObjectStore
 
 BATCH = 64
@@ -19,15 +20,27 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Answers:
-    """`rows`: the index rows with `predicted`, `decision` and one column `p_<class>` each; `images`: their pixels."""
+    """`rows`: the index rows with `predicted`, `probability` (of what was predicted), `decision`, `ms` and one column
+    `p_<class>` each. `images_NHWC[positions]` are their pixels, at the model's size."""
 
     rows: pd.DataFrame
     scored: Scored
-    images_NHWC: Pixels
+    images_NHWC: Images
+    positions: np.ndarray
 
     @property
     def groups(self) -> np.ndarray:
         return self.rows["group"].to_numpy()
+
+    def picture(self, row: int) -> Pixels:
+        """The pixels (H, W, 3) of a row."""
+        return np.asarray(self.images_NHWC[self.positions[row : row + 1]][0])
+
+    def where(self, wanted: np.ndarray) -> Answers:
+        """The answers for some of the rows."""
+        s = self.scored
+        scored = Scored(s.y_N[wanted], s.p_NK[wanted], s.predicted_N[wanted], s.positive, s.costs)
+        return Answers(self.rows[wanted].reset_index(drop=True), scored, self.images_NHWC, self.positions[wanted])
 
 
 def answer(
@@ -45,12 +58,26 @@ def answer(
     spec = bundle.preprocessing
     images = open_images(store, usable, height=spec.height, width=spec.width, how=spec.resize, cache=cache, name=name)
     positions = np.flatnonzero(wanted)
-    session = Session(bundle, threads=2)
-    parts = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
-    p_NK = np.concatenate([session.probabilities(normalise(images[part], spec)) for part in parts])
+    p_NK, ms_N = probabilities(bundle, images, positions)
+    rows, scored = _as_rows(bundle, usable[wanted].reset_index(drop=True), p_NK)
+    return Answers(rows.assign(ms=ms_N), scored, images, positions)
+
+
+def probabilities(bundle: Bundle, images_NHWC: Images, positions: np.ndarray) -> tuple[Floats, Floats]:
+    """Calibrated probabilities (N, K) of the images at the positions, and milliseconds an image (N,), by its batch."""
+    session, p_parts, ms_parts = Session(bundle, threads=2), [], []
+    session.probabilities(normalise(np.asarray(images_NHWC[positions[:1]]), bundle.preprocessing))  # the first is slow
+    for part in (positions[i : i + BATCH] for i in range(0, len(positions), BATCH)):
+        began = time.perf_counter()
+        p_parts.append(session.probabilities(normalise(np.asarray(images_NHWC[part]), bundle.preprocessing)))
+        ms_parts.append(np.full(len(part), (time.perf_counter() - began) * 1000 / len(part)))
+    return np.concatenate(p_parts), np.concatenate(ms_parts).round(3)
+
+
+def _as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFrame, Scored]:
     decided = [bundle.decide(p_K) for p_K in p_NK]
-    rows = usable[wanted].reset_index(drop=True)
-    rows = rows.assign(predicted=[d[0] for d in decided], decision=[d[2] for d in decided])
+    predicted, probability, decision = ([d[i] for d in decided] for i in range(3))
+    rows = rows.assign(predicted=predicted, probability=probability, decision=decision)
     rows = rows.assign(**{f"p_{c}": p_NK[:, k] for k, c in enumerate(bundle.classes)})
     index_of = {c: k for k, c in enumerate(bundle.classes)}
     scored = Scored(
@@ -58,5 +85,6 @@ def answer(
         p_NK=p_NK,
         predicted_N=rows["predicted"].map(index_of).to_numpy(),
         positive=None if bundle.positive_class is None else index_of[bundle.positive_class],
+        costs=Costs(*bundle.costs),
     )
-    return Answers(rows, scored, images[positions])
+    return rows, scored

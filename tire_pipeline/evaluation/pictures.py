@@ -14,7 +14,8 @@ mpl.use("Agg")
 from matplotlib.figure import Figure
 
 from tire_pipeline.evaluation.answers import Answers
-from tire_pipeline.metrics import Scored
+from tire_pipeline.imaging import Pixels
+from tire_pipeline.metrics import Ints, Scored
 
 INK, ACCENT, BAD = "#22303c", "#2f6fb0", "#c0392b"
 COLUMNS = 6
@@ -79,20 +80,40 @@ def curves(s: Scored, positive: str) -> Figure:
 
 def worst_mistakes(answers: Answers, classes: list[str], limit: int = 24) -> Figure:
     """The wrong answers, most confident first, with true class, given class and its probability."""
-    s = answers.scored
-    wrong = np.flatnonzero(s.y_N != s.predicted_N)
-    wrong = wrong[np.argsort(s.p_NK[wrong, s.y_N[wrong]])][:limit]
-    rows = max(1, -(-len(wrong) // COLUMNS))
+    wrong = worst(answers.scored)[:limit]
+    pictures = [[answers.picture(i)] for i in wrong]
+    return _mistakes(answers.scored, classes, wrong, pictures)
+
+
+def mistakes_with_maps(answers: Answers, classes: list[str], maps: Sequence[Pixels]) -> Figure:
+    """The worst mistakes beside `maps` of where the network looked, one for each of the first of them."""
+    wrong = worst(answers.scored)[: len(maps)]
+    pictures = [[answers.picture(i), shown] for i, shown in zip(wrong, maps, strict=True)]
+    return _mistakes(answers.scored, classes, wrong, pictures)
+
+
+def worst(s: Scored) -> Ints:
+    """The rows of the wrong answers, from that which gave the truth the least probability."""
+    wrong = np.flatnonzero(~s.correct)
+    return np.asarray(wrong[np.argsort(s.p_NK[wrong, s.y_N[wrong]], kind="stable")])
+
+
+def _mistakes(s: Scored, classes: list[str], wrong: Ints, pictures: Sequence[Sequence[Pixels]]) -> Figure:
+    """A cell for each mistake, with its one or two pictures side by side."""
+    wide = max((len(p) for p in pictures), default=1)
+    columns = COLUMNS // wide
+    rows = max(1, -(-len(wrong) // columns))
     figure = Figure(figsize=(1.75 * COLUMNS, 2.15 * rows + 0.4), layout="constrained", dpi=100)
-    figure.suptitle(f"{int(np.sum(s.y_N != s.predicted_N))} mistakes of {len(s.y_N)}, the worst first", fontsize=11)
-    for cell, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).ravel()):
+    figure.suptitle(f"{int(np.sum(~s.correct))} mistakes of {len(s.y_N)}, the worst first", fontsize=11)
+    cells = figure.subplots(rows, columns * wide, squeeze=False).reshape(-1, wide)
+    for axes in cells.ravel():
         axes.axis("off")
-        if cell < len(wrong):
-            i = wrong[cell]
-            axes.imshow(answers.images_NHWC[i])
-            p = s.p_NK[i, s.predicted_N[i]]
-            text = f"{classes[s.y_N[i]]}\nas {classes[s.predicted_N[i]]} {p:.0%}"
-            axes.set_title(text, fontsize=8, color=BAD)
+    for i, own, cell in zip(wrong, pictures, cells, strict=False):
+        for axes, pixels in zip(cell, own, strict=True):
+            axes.imshow(pixels)
+        p = s.p_NK[i, s.predicted_N[i]]
+        text = f"{classes[s.y_N[i]]}\nas {classes[s.predicted_N[i]]} {p:.0%}"
+        cell[0].set_title(text, fontsize=8, color=BAD)
     return figure
 
 

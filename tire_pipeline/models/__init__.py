@@ -47,7 +47,7 @@ def build(
         else:
             parts = BUILDERS[model_type](num_classes)
         made = make_head(head, parts.linear, dropout=parts.dropout)
-    if pretrained and (problems := load_backbone(parts, pretrained.read())):
+    if pretrained and pretrained.path and (problems := load_backbone(parts, pretrained.read())):
         raise InputError(
             f"{pretrained.path.name} does not fit {model_type} at {size[0]} × {size[1]} pixels: {len(problems)} of its "
             f"tensors are missing, too many or of another shape, such as {problems[0]}. Name the architecture that the "

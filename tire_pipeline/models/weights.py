@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights on this disk."""
+    """Weights on this disk; without a `path`, only what a network that had them is built with."""
 
-    path: Path
+    path: Path | None
     ref: WeightsRef
 
     def read(self) -> dict[str, Tensor]:
         """The tensors by name, floats as float32. Raises InputError where the file is not the one that `ref` means."""
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             raise InputError(f"The weights {self.ref.file} are not at {self.path}. Is TIRE_WEIGHTS their folder?")
         _check(self.path, self.ref)
         try:

@@ -119,6 +119,14 @@ class Registry:
                 self._record("produced", before, model.version, decision.reason, evidence)
         return current
 
+    def refuse(self, model: ModelRef, reason: str) -> None:
+        """Write down that a person said no; moves nothing. Repeating it in the same run changes nothing."""
+        with self._ledger.promotion_lock(self.model):
+            if not self._recorded("refused", model.version):
+                champion = self.champion()
+                current = champion.version if champion else None
+                self._record("refused", current, model.version, reason, {"model": model.bundle_digest})
+
     def rollback(self, *, to: int | None = None) -> tuple[int, int]:
         """Put the version before, or version `to`, back into production; returns (from, to).
 

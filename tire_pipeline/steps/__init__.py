@@ -5,7 +5,8 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 
 from __future__ import annotations
 
-from tire_pipeline.steps.candidates import evaluate, evaluate_run, train, training_specs
+from tire_pipeline.steps.approval import evidence, reject
+from tire_pipeline.steps.candidates import train, training_specs
 from tire_pipeline.steps.cross_validation import cross_validate
 from tire_pipeline.steps.data import (
     list_versions,
@@ -18,9 +19,10 @@ from tire_pipeline.steps.data import (
     validate,
     verify_version,
 )
-from tire_pipeline.steps.production import feedback, monitor, predict
+from tire_pipeline.steps.evaluation import evaluate, evaluate_run
+from tire_pipeline.steps.prediction import predict, predict_csv
+from tire_pipeline.steps.production import feedback, monitor
 from tire_pipeline.steps.promotion import (
-    check_serving,
     note_run,
     produce,
     production_info,
@@ -31,6 +33,7 @@ from tire_pipeline.steps.promotion import (
     stage,
 )
 from tire_pipeline.steps.request import RunRequest, check_request
+from tire_pipeline.steps.serving import check_serving, export
 from tire_pipeline.steps.tuning import read_space, tune, work_on
 
 __all__ = [
@@ -40,12 +43,15 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "evaluate_run",
+    "evidence",
+    "export",
     "feedback",
     "list_versions",
     "monitor",
     "note_run",
     "plan_scan",
     "predict",
+    "predict_csv",
     "produce",
     "production_info",
     "promotions",
@@ -53,6 +59,7 @@ __all__ = [
     "push",
     "read_space",
     "register",
+    "reject",
     "report",
     "rollback",
     "scan",

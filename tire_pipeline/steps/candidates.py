@@ -1,24 +1,22 @@
-"""Steps on candidates: train and evaluate."""
+"""The step that trains a candidate."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
+from tire_pipeline.refs import SplitRef, TrainedRef
 from tire_pipeline.steps import pretrained
-from tire_pipeline.steps.data import Progress, load_split, split_of
+from tire_pipeline.steps.data import Progress, load_split
 from tire_pipeline.steps.data_report import report_url
-from tire_pipeline.steps.live import image_cache, live, stored_bundle
+from tire_pipeline.steps.live import image_cache, live
 from tire_pipeline.steps.request import RunRequest, training_config
 
 if TYPE_CHECKING:
-    from tire_pipeline.evaluation.answers import Answers
     from tire_pipeline.training.config import TrainingConfig
     from tire_pipeline.wiring import Services
 
@@ -77,48 +75,6 @@ def train(
     return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=each_epoch)
 
 
-def evaluate(
-    trained: TrainedRef,
-    split_ref: SplitRef,
-    *,
-    metric: str = "balanced_accuracy",
-    threshold: float = 0.75,
-    services: Services | None = None,
-) -> EvaluationRef:
-    """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow.
-
-    InputError for a metric that the model does not have, such as the recall of one without a positive class.
-    """
-    from tire_pipeline.evaluation.pictures import draw_all
-    from tire_pipeline.metrics import canonical, names, with_intervals
-    from tire_pipeline.registry.gate import Gate, reaches
-
-    s = live(services)
-    answers = answers_on_test(s, trained.key, split_ref)
-    metric = canonical(metric, names(has_positive=answers.scored.positive is not None))
-    metrics = with_intervals(answers.scored, answers.groups)
-    s.tracking.log_metrics(trained.run_id, {f"test/{k}": v for k, v in metrics.items()})
-    with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
-        draw_all(answers, split_ref.snapshot.classes, Path(tmp))
-        answers.rows.drop(columns=["error", "etag"]).to_parquet(Path(tmp) / "predictions.parquet", index=False)
-        s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
-    decision = reaches(metrics[metric], Gate(metric, threshold))
-    log.info("%s on %d test images: %s", trained.candidate, len(answers.rows), decision.reason)
-    return EvaluationRef(
-        trained, metrics, metric, threshold, decision.promote, decision.reason, num_test=len(answers.rows)
-    )
-
-
-def answers_on_test(s: Services, key: str, split_ref: SplitRef) -> Answers:
-    """The answers of the bundle of training `key` on the test side of the split."""
-    from tire_pipeline.evaluation.answers import answer
-    from tire_pipeline.registry.lifecycle import bundle_prefix
-
-    snapshot, sides = load_split(s, split_ref)
-    with stored_bundle(s, bundle_prefix(key)) as bundle:
-        return answer(s.objects, bundle, snapshot.usable, sides == "test", cache=image_cache(s), name=snapshot.digest)
-
-
 def _description(s: Services, version: str) -> str:
     """What MLflow shows on the run's page, in Markdown."""
     url = report_url(s, version)
@@ -134,24 +90,6 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, folder: Path)
     from tire_pipeline.evaluation.pictures import learning_curves
 
     learning_curves(history, best_epoch).savefig(folder / "learning_curves.png")
-
-
-def evaluate_run(
-    run_id: str, *, metric: str = "balanced_accuracy", threshold: float = 0.75, services: Services | None = None
-) -> EvaluationRef:
-    """`evaluate` for a finished training by its MLflow run id. InputError when the run is not a finished training."""
-    from tire_pipeline.metrics import canonical, names
-
-    metric = canonical(metric, names(has_positive=True))
-    from tire_pipeline.training.run import result_key
-
-    s = live(services)
-    tags = s.tracking.tags(run_id)
-    key = tags.get("tire.cache_key", "")
-    if not key or s.objects.head(result_key(key)) is None:
-        raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
-    trained = TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]})
-    return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, services=s)
 
 
 def _read_spec(spec: Mapping[str, Any]) -> tuple[TrainingConfig, SplitRef]:

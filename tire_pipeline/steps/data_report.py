@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tire_pipeline.steps.learnt import learnt_by
 from tire_pipeline.steps.live import image_cache, stored_bundle
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ def _doubts(s: Services, champion: RegisteredVersion, known: pd.DataFrame, snaps
     key = snapshots.split_key(champion.tags["tire.snapshot"], champion.tags["tire.split"])
     if s.objects.head(key) is None:
         return None
-    sides = snapshots.read_frame(s.objects, key).set_index("path")["side"]
-    learnt = known[known["path"].map(sides).isin(["train", "val"])]
     usable = snapshot.usable
-    new_N = ~(usable["sha256"].isin(learnt["sha256"]) | usable["group"].isin(learnt["group"])).to_numpy()
+    new_N = ~learnt_by(s, champion.tags, usable, known=known)
     labels = sorted(set(usable["label"][new_N]))
     with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
         if labels != sorted(bundle.classes) or labels != sorted(set(usable["label"])) or new_N.sum() > ROWS_MAX:

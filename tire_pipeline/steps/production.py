@@ -1,10 +1,9 @@
-"""Steps on production: classify, watch, and take what people say."""
+"""Steps on production: watch, and take what people say."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,33 +65,3 @@ def feedback(csv_file: Path, *, services: Services | None = None) -> dict[str, A
             except InputError as error:
                 refused.append(f"line {reader.line_num}: {error}")
     return {"recorded": recorded, "refused": refused}
-
-
-def predict(
-    paths: Sequence[Path], *, bundle: Path | None = None, services: Services | None = None
-) -> list[dict[str, Any]]:
-    """Classify images and folders of images with a bundle, or with the model in production.
-
-    One record a file, in order, with `path` and either `error` or label, probability, probabilities, decision.
-    """
-    from tire_pipeline.imaging import EXTENSIONS
-    from tire_pipeline.serving.predictor import ImageClassifier
-
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path} does not exist.")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
-        files += inside
-    if not files:
-        raise InputError(f"There is no image ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
-    classifier = ImageClassifier.load(bundle or _production_bundle(live(services)))
-    return [{k: v for k, v in asdict(c).items() if v is not None} for c in classifier.stream(files)]
-
-
-def _production_bundle(s: Services) -> str:
-    """Address of the bundle in production."""
-    champion = s.tracking.by_alias("production")
-    if champion is None:
-        raise InputError("No model is in production yet. Name a bundle with --bundle, or promote a model.")
-    return f"s3://{s.settings.bucket}/{champion.tags['tire.bundle']}"

@@ -1,20 +1,17 @@
-"""Steps of promotion: register, stage, check, produce, go back, and say what was decided."""
+"""Steps of promotion: register, stage, produce, go back, and say what was decided."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import GateRefused, InputError, TireError
-from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef
-from tire_pipeline.steps.candidates import answers_on_test
-from tire_pipeline.steps.data import split_of
+from tire_pipeline.refs import EvaluationRef, ModelRef, PromotionRef, TrainedRef
+from tire_pipeline.steps.contest import contest
 from tire_pipeline.steps.data_report import report_url
-from tire_pipeline.steps.live import live
+from tire_pipeline.steps.live import live, stored_bundle
 
 if TYPE_CHECKING:
     from tire_pipeline.registry.lifecycle import Registry
@@ -26,12 +23,18 @@ log = logging.getLogger(__name__)
 def register(
     evaluations: Sequence[EvaluationRef], *, run_key: str, actor: str = "pipeline", services: Services | None = None
 ) -> list[ModelRef]:
-    """Register every candidate that passed. GateRefused, with each one's figure, when none did."""
+    """Register every candidate that passed, once its bundle was read back from S3 and found to be what was measured.
+
+    GateRefused, with each one's figure, when none passed; InputError for a bundle that is damaged or another one.
+    """
     passed = [e for e in evaluations if e.passed]
     if not passed:
         found = "; ".join(f"{e.trained.candidate}: {e.reason}" for e in evaluations) or "no candidate was evaluated"
         raise GateRefused(f"No candidate is good enough to be registered: {found}.")
-    registry = _registry(live(services), actor=actor, run_key=run_key)
+    s = live(services)
+    for e in passed:
+        _check_stored(s, e.trained)
+    registry = _registry(s, actor=actor, run_key=run_key)
     return [registry.register(e) for e in passed]
 
 
@@ -59,23 +62,11 @@ def stage(
     return registry.stage(registry.best(metric, snapshot_digest=digest))
 
 
-def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[str, float]:
-    """Start the serving process on the model's bundle and compare its answers; GateRefused when they differ."""
-    from tire_pipeline.bundle import Bundle
-    from tire_pipeline.evaluation.serving_check import check_serving as check
-
-    s = live(services)
-    with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
-        folder = s.objects.download_folder(_version_tags(s, model)["tire.bundle"], Path(tmp) / "bundle")
-        figures = check(Bundle.load(folder), log_file=Path(tmp) / "server.log")
-    log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
-    return figures
-
-
 def produce(
     metric: str,
     *,
     threshold: float | None = None,
+    limits: Mapping[str, Any] | None = None,
     model: ModelRef | None = None,
     target: str = "production",
     run_key: str = "",
@@ -84,32 +75,34 @@ def produce(
 ) -> PromotionRef:
     """Put the staged model (or `model`) into production if the gate lets it; GateRefused says why not.
 
-    The champion is scored again on the same test images. `threshold` is the metric's absolute bar; without one, only
-    the comparison with the champion counts. `target` is as far as the run was asked to go.
+    The champion is scored again on the same test images. `threshold` is the metric's absolute bar; `limits` are the
+    gate's others by name (`registry.gate.Gate`), its own defaults where they are left out. `target` is as far as the
+    run was asked to go.
     """
     from tire_pipeline.metrics import canonical, names
     from tire_pipeline.registry.gate import Gate, decide
 
     if target != "production":
         raise GateRefused(f"The run was asked to promote as far as {target}; production was not touched.")
-    metric = canonical(metric, names(has_positive=True))
+    gate = Gate(canonical(metric, names(has_positive=True)), threshold, **(limits or {}))
     s = live(services)
     registry = _registry(s, actor=actor, run_key=run_key)
     model = model or registry.staged()
     champion = registry.champion()
-    comparison, value = _compare(s, model, champion.version if champion else None, metric)
-    gate = Gate(metric, threshold)
-    decision = decide(value, gate, comparison)
+    candidate, opponent = contest(s, model, champion, gate)
+    decision = decide(candidate, opponent, gate)
     evidence = {
         "gate": asdict(gate),
-        "value": value,
-        "comparison": asdict(comparison) if comparison else None,
+        "candidate": asdict(candidate),
+        "champion": asdict(opponent) if opponent else None,
+        "verdicts": [asdict(v) for v in decision.verdicts],
         "model": model.bundle_digest,
     }
     expected = champion.version if champion else None
     previous = registry.produce(model, decision, evidence, expected=expected)
     log.info("version %d (%s) is in production: %s", model.version, model.candidate, decision.reason)
-    return PromotionRef(True, decision.reason, replace(model, metric=metric, value=value), previous, evidence)
+    value = candidate.metrics[gate.metric]
+    return PromotionRef(True, decision.reason, replace(model, metric=gate.metric, value=value), previous, evidence)
 
 
 def production_info(*, services: Services | None = None) -> dict[str, Any]:
@@ -173,33 +166,19 @@ def note_run(dag_id: str, run_id: str, text: str, *, services: Services | None =
         log.warning("the run's note could not be written: %s It is: %s", error, text)
 
 
+def _check_stored(s: Services, trained: TrainedRef) -> None:
+    from tire_pipeline.registry.lifecycle import bundle_prefix
+
+    with stored_bundle(s, bundle_prefix(trained.key)) as bundle:  # every file is compared with its sha256
+        if bundle.digest != trained.bundle_digest:
+            raise InputError(
+                f"The bundle of {trained.candidate} in {bundle_prefix(trained.key)} has the digest "
+                f"{bundle.digest[:12]}…, but {trained.bundle_digest[:12]}… was trained. It was overwritten: train the "
+                "candidate again."
+            )
+
+
 def _registry(s: Services, *, actor: str, run_key: str) -> Registry:
     from tire_pipeline.registry.lifecycle import Registry
 
     return Registry(s.tracking, s.ledger, actor=actor, run_key=run_key)
-
-
-def _version_tags(s: Services, model: ModelRef) -> dict[str, str]:
-    found = next((v for v in s.tracking.versions() if v.version == model.version), None)
-    if found is None:
-        raise InputError(f"{model.name} has no version {model.version}; it was deleted in MLflow.")
-    return found.tags
-
-
-def _compare(s: Services, model: ModelRef, champion_version: int | None, metric: str) -> tuple[Any, float]:
-    """(comparison with the champion or None, the candidate's value) on the test side of the candidate's own split."""
-    from tire_pipeline.metrics import canonical, names, paired_difference, point
-    from tire_pipeline.registry.gate import Comparison
-
-    versions = {v.version: v.tags for v in s.tracking.versions()}
-    tags = versions[model.version]
-    split_ref = split_of(s, tags)
-    candidate = answers_on_test(s, tags["tire.key"], split_ref)
-    metric = canonical(metric, names(has_positive=candidate.scored.positive is not None))
-    value = point(candidate.scored)[metric]
-    if champion_version is None or champion_version == model.version:
-        return None, value
-    champion = answers_on_test(s, versions[champion_version]["tire.key"], split_ref)
-    difference, low, high = paired_difference(candidate.scored, champion.scored, candidate.groups, metric)
-    champion_value = point(champion.scored)[metric]
-    return Comparison(champion_version, champion_value, difference, low, high, len(candidate.rows)), value

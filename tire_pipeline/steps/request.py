@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 TARGETS = ("production", "staging", "none")
+# Fields of the form and the limits of the gate that they set (see `registry.gate.Gate`).
+GATE_LIMITS = {"max_ece": "ece_max", "min_slice": "slice_min", "recall_margin": "recall_margin"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class RunRequest:
     approval: bool = False
     max_bad: float | None = None
     max_probe: float | None = None
+    gate: tuple[tuple[str, float], ...] = ()
 
 
 def check_request(form: Mapping[str, Any]) -> RunRequest:
@@ -40,7 +43,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
     from tire_pipeline.training.options import OPTIONS
 
     own = {"dataset_version", "candidates", "more_candidates", "metric", "threshold", "target", "seed", "approval"}
-    own |= {"max_bad", "max_probe"}
+    own |= {"max_bad", "max_probe", *GATE_LIMITS}
     training = merge_form({k: v for k, v in form.items() if k not in own})
     if unknown := sorted(form.keys() - own - OPTIONS.keys() - {"model_type"}):
         raise InputError(
@@ -61,6 +64,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
         approval=bool(form.get("approval")),
         max_bad=_share(form, "max_bad"),
         max_probe=_share(form, "max_probe"),
+        gate=_gate_limits(form, training.get("min_recall")),
     )
     for candidate in request.candidates:  # a configuration that cannot be used is refused before anything starts
         training_config(request, candidate)
@@ -91,6 +95,12 @@ def _share(form: Mapping[str, Any], field: str) -> float | None:
     if not 0 <= share <= 1:
         raise InputError(f"{field} is {share:g}, but must be a share between 0 and 1.")
     return share
+
+
+def _gate_limits(form: Mapping[str, Any], min_recall: float | None) -> tuple[tuple[str, float], ...]:
+    """The limits that were given. What the threshold must reach on validation, the gate demands on test."""
+    given = {limit: _share(form, field) for field, limit in GATE_LIMITS.items()} | {"recall_min": min_recall}
+    return tuple((limit, share) for limit, share in given.items() if share is not None)
 
 
 def _whole(form: Mapping[str, Any], field: str, default: int) -> int:

@@ -82,6 +82,12 @@ class Tracking:
         with self._errors():
             self._client.log_artifacts(run_id, str(folder), to)
 
+    def download(self, run_id: str, path: str, folder: Path) -> Path:
+        """Copy the run's artifacts below `path` into `folder`; returns where they lie."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            return Path(self._client.download_artifacts(run_id, path, str(folder)))
+
     def end_run(self, run_id: str, *, status: str = "FINISHED") -> None:
         with self._errors():
             self._client.set_terminated(run_id, status)

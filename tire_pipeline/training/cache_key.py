@@ -17,7 +17,8 @@ SOURCES = (
     "models",
     "imaging.py",
     "bundle.py",
-    "metrics.py",
+    "metrics/scored.py",
+    "metrics/values.py",
     "datasets/cache.py",
     "datasets/pixels.py",
 )

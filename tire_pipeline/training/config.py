@@ -73,6 +73,14 @@ class TrainingConfig:
     """Whether batch norm keeps the statistics of the pretrained weights."""
     resize: str = "stretch"
     """`stretch` both sides to the size, or keep the sides' ratio and `crop` what the size leaves out, at the middle."""
+    cost_miss: float | None = None
+    """What a missed positive image costs, in any unit; with `cost_alarm` it chooses the threshold. None: a class counts
+    as much as the other."""
+    cost_alarm: float | None = None
+    cost_review: float | None = None
+    """What it costs when a person looks; it sets the review band. None: a fifth of the way from the threshold."""
+    min_recall: float | None = None
+    """The recall on validation images that the threshold must not fall below."""
 
     def __post_init__(self) -> None:
         pretrained: Any = self.pretrained
@@ -136,6 +144,10 @@ def _contradictions(c: TrainingConfig) -> list[str]:
         found.append("class_weights are for cross_entropy and focal: f1 counts every class the same by itself")
     if c.model_type in FROM_SCRATCH and c.weights != NO_WEIGHTS:
         found.append(f"weights is {c.weights!r}, but {c.model_type} is trained from scratch (leave it at {NO_WEIGHTS})")
+    if (c.cost_miss is None) != (c.cost_alarm is None):
+        found.append("cost_miss and cost_alarm are given together, or neither is")
+    if c.cost_review is not None and c.cost_miss is None:
+        found.append("cost_review means nothing without cost_miss and cost_alarm")
     return found
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -16,10 +15,12 @@ from tire_pipeline.bundle import MODEL, Bundle, Session, softmax
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.imaging import Preprocessing, normalise
-from tire_pipeline.metrics import Floats, Ints
+from tire_pipeline.metrics import Costs, Floats, Ints
 from tire_pipeline.models import Classifier
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
+from tire_pipeline.training.threshold import choose_threshold, review_band
+from tire_pipeline.training.trained import save_network
 
 NUM_GOLDEN = 8
 PARITY_MAX = 1e-4
@@ -41,16 +42,18 @@ def export(
 
     Raises TireError when onnxruntime and torch disagree by more than 1e-4 in a probability.
     """
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_network(model, config, folder)
     preprocessing = Preprocessing(config.image_height, config.image_width, model.mean, model.std, config.resize)
     write_onnx(model, preprocessing, folder / MODEL)
     logits_NK = predict_logits(model, images_NHWC, val).numpy()
     temperature = fit_temperature(logits_NK, labels_N[val])
     p_NK = softmax(logits_NK / np.float32(temperature))
+    costs = Costs(config.cost_miss, config.cost_alarm) if config.cost_miss and config.cost_alarm else None
     threshold = 0.5
     if positive_class is not None:
+        positive = classes.index(positive_class)
         threshold = choose_threshold(
-            p_NK[:, classes.index(positive_class)], labels_N[val] == classes.index(positive_class)
+            p_NK[:, positive], labels_N[val] == positive, costs=costs, recall_min=config.min_recall
         )
     bundle = Bundle(
         path=folder,
@@ -61,7 +64,9 @@ def export(
         snapshot_digest=snapshot_digest,
         temperature=temperature,
         threshold=threshold,
-        review_band=review_band(threshold),
+        review_band=review_band(threshold, costs=costs, review_cost=config.cost_review),
+        costs=(costs.miss, costs.alarm) if costs else (1.0, 1.0),
+        recall_min=config.min_recall,
     )
     golden = val[:: max(1, len(val) // NUM_GOLDEN)][:NUM_GOLDEN]
     x_BCHW = normalise(images_NHWC[golden], preprocessing)
@@ -102,21 +107,6 @@ def fit_temperature(logits_NK: Floats, y_N: Ints) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return round(float(np.exp(found.x)), 4)
-
-
-def choose_threshold(p_N: Floats, truth_N: np.ndarray) -> float:
-    """The threshold with the best balanced accuracy; among equals the middle of the widest gap between scores."""
-    scores = np.unique(np.concatenate([[0.0, 1.0], p_N]))
-    cuts = (scores[1:] + scores[:-1]) / 2
-    value = [(np.mean(p_N[truth_N] >= c) + np.mean(p_N[~truth_N] < c)) / 2 for c in cuts]
-    best = np.flatnonzero(np.isclose(value, np.max(value)))
-    widest = best[np.argmax((scores[1:] - scores[:-1])[best])]
-    return round(float(np.clip(cuts[widest], 0.02, 0.98)), 4)
-
-
-def review_band(threshold: float) -> tuple[float, float]:
-    """Probabilities too near the threshold to decide alone: within a fifth of the way to either end."""
-    return round(threshold * 0.8, 4), round(threshold + (1 - threshold) * 0.2, 4)
 
 
 def check_parity(served_BK: Floats, trained_BK: Floats) -> None:

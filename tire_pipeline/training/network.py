@@ -10,6 +10,11 @@ from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.recipes import NO_WEIGHTS
 
 
+def rebuild_network(config: TrainingConfig, *, num_classes: int) -> Classifier:
+    """The same network for weights that were trained already: no pretrained file is asked for."""
+    return _build(config, num_classes, Pretrained(None, config.pretrained) if config.pretrained else None)
+
+
 def build_network(config: TrainingConfig, *, num_classes: int, weights: Path | None = None) -> Classifier:
     """The untrained network, its backbone from the file `weights` where the configuration has pretrained ones.
 
@@ -20,6 +25,10 @@ def build_network(config: TrainingConfig, *, num_classes: int, weights: Path | N
         if config.pretrained is None or weights is None:
             raise InputError(f"The weights {config.weights!r} were not looked up. `steps.train` does it.")
         pretrained = Pretrained(weights, config.pretrained)
+    return _build(config, num_classes, pretrained)
+
+
+def _build(config: TrainingConfig, num_classes: int, pretrained: Pretrained | None) -> Classifier:
     return build(
         config.model_type,
         num_classes=num_classes,

@@ -22,7 +22,7 @@ UNAUGMENTED = ("none", "base")  # two names for one thing: images are resized an
 HEADS = ("linear", "mlp")
 RESIZES = ("stretch", "crop")
 
-TRAINING, NETWORK, MACHINE = "Training", "Network and images", "Machine"
+TRAINING, NETWORK, MACHINE, GATE = "Training", "Network and images", "Machine", "Costs and gate"
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ OPTIONS: dict[str, Option] = {
     "image_height": _whole(NETWORK, 32, 2048, "In pixels."),
     "image_width": _whole(NETWORK, 32, 2048, "In pixels."),
     "resize": _choice(NETWORK, RESIZES, "To that size: stretch the sides, or keep their ratio and crop the borders."),
+    "cost_miss": _number(GATE, 1e-6, 1e9, "Of a missed defect, in any unit; chooses the threshold.", optional=True),
+    "cost_alarm": _number(GATE, 1e-6, 1e9, "Of a false alarm. Without it a class counts as much.", optional=True),
+    "cost_review": _number(GATE, 0, 1e9, "Of a look by a person; sets the review band.", optional=True),
+    "min_recall": _number(GATE, 0, 1, "Of defects: the threshold keeps it, and the gate demands it.", optional=True),
     "seed": _whole(MACHINE, 0, 2**32 - 1, "Of weights, order and augmentation."),
     "threads": _whole(MACHINE, 0, 1024, "Of the CPU; 0 takes all."),
     "device": _choice(MACHINE, DEVICES, "Where it computes; auto takes the best one here."),

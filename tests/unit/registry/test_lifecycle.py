@@ -117,6 +117,16 @@ def test_a_refused_promotion_is_written_down_and_moves_nothing(registry, trackin
     assert ledger.rows[-1]["evidence"] == {"why": 1}
 
 
+def test_a_persons_refusal_is_written_down_once_and_moves_nothing(registry, tracking, ledger) -> None:
+    one, two = registered(registry, 2)
+    registry.produce(one, YES, {}, expected=None)
+    for _ in range(2):
+        registry.refuse(two, "ann rejected it in Airflow")
+    assert tracking.aliases == {"production": 1}
+    assert history(ledger) == [("produced", None, 1), ("refused", 1, 2)]
+    assert ledger.rows[-1]["reason"] == "ann rejected it in Airflow"
+
+
 def test_a_decision_against_a_champion_that_no_longer_serves_is_stale(registry, tracking, ledger) -> None:
     one, two, three = registered(registry, 3)
     registry.produce(one, YES, {}, expected=None)

@@ -53,6 +53,30 @@ def test_each_field_that_cannot_be_used_is_refused_with_what_is_allowed(form: di
     assert said in str(refused.value)
 
 
+def test_the_recall_that_the_threshold_keeps_is_also_demanded_by_the_gate() -> None:
+    request = check_request(
+        {**FORM, "min_recall": 0.98, "cost_miss": 20, "cost_alarm": 1, "max_ece": 0.1, "min_slice": ""}
+    )
+    assert dict(request.gate) == {"recall_min": 0.98, "ece_max": 0.1}
+    assert dict(request.training) == {"cost_alarm": 1, "cost_miss": 20, "min_recall": 0.98}
+    assert check_request(FORM).gate == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"max_ece": 2}, "max_ece is 2, but must be a share"),
+        ({"cost_miss": 20}, "cost_miss and cost_alarm are given together"),
+        ({"cost_review": 1}, "cost_review means nothing without cost_miss"),
+        ({"min_recall": 1.5}, "min_recall is 1.5, but must be between 0 and 1"),
+    ],
+)
+def test_costs_and_limits_that_cannot_be_used_are_refused(form: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_request({**FORM, **form})
+    assert said in str(refused.value)
+
+
 def test_a_threshold_of_zero_is_a_threshold() -> None:
     assert check_request({**FORM, "threshold": 0}).threshold == 0.0
 

@@ -1,0 +1,97 @@
+"""The approval task, with the answers that Airflow brings it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators import hitl
+from airflow.sdk.exceptions import TaskAwaitingInput
+from tire_airflow.approval import ApproveIfAsked
+
+from tire_pipeline import steps
+from tire_pipeline.refs import ModelRef
+
+MODEL = {"name": "m", "version": 4, "run_id": "r", "bundle_digest": "d", "candidate": "cnn", "snapshot_digest": "s"}
+EVENT = {"params_input": {}, "responded_at": datetime(2026, 1, 1, tzinfo=UTC)}
+
+
+class Skipping(ApproveIfAsked):
+    """Keeps what Airflow would be told to skip."""
+
+    skipped: list[str]
+
+    def skip(self, *, ti: Any, tasks: Any) -> None:
+        self.skipped = [t.task_id for t in tasks]
+
+
+@pytest.fixture
+def operator() -> Skipping:
+    made = Skipping(task_id="approve", subject="Put it into production?")
+    made.downstream_task_ids.add("produce")
+    return made
+
+
+def context(*, approval: bool) -> dict[str, Any]:
+    values = {"stage": MODEL, "check_serving": {"p95_ms": 12.0}}
+    ti = SimpleNamespace(id="ti", xcom_pull=lambda task_ids: values[task_ids])
+    produce = SimpleNamespace(task_id="produce", is_teardown=False)
+    task = SimpleNamespace(get_direct_relatives=lambda upstream: [produce])
+    params = {"dataset_version": "v1", "approval": approval, "min_recall": 0.9}
+    return {"params": params, "ti": ti, "task_instance": ti, "task": task, "run_id": "run"}
+
+
+def test_a_run_that_asked_for_no_approval_goes_on_at_once(operator: Skipping, monkeypatch: Any) -> None:
+    monkeypatch.setattr(steps, "evidence", lambda *_, **__: pytest.fail("nobody will read it"))
+    assert operator.execute(context(approval=False)) is None
+
+
+def test_the_person_who_is_asked_sees_what_the_gate_says(operator: Skipping, monkeypatch: Any) -> None:
+    asked: dict[str, Any] = {}
+    given: list[Any] = []
+
+    def evidence(model: ModelRef, metric: str, **options: Any) -> str:
+        given.extend([model, metric, options])
+        return "- ✓ metric: good"
+
+    monkeypatch.setattr(steps, "evidence", evidence)
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **detail: asked.update(detail))
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        operator.execute(context(approval=True))
+    assert (asked["body"], asked["defaults"], asked["options"]) == (
+        "- ✓ metric: good",
+        ["Reject"],
+        ["Approve", "Reject"],
+    )
+    assert waiting.value.timeout == timedelta(days=3)
+    assert given[0] == ModelRef(**MODEL)
+    assert given[1:] == [
+        "balanced_accuracy",
+        {"threshold": 0.75, "limits": {"recall_min": 0.9}, "checked": {"p95_ms": 12.0}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "reason", "actor"),
+    [
+        ({"id": "1", "name": "ann"}, "ann rejected it in Airflow", "ann"),
+        (None, "nobody approved it within 3 days, 0:00:00", "nobody"),
+    ],
+)
+def test_a_no_and_no_answer_skip_the_promotion_and_are_written_down(
+    operator: Skipping, monkeypatch: Any, by: Any, reason: str, actor: str
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(steps, "reject", lambda *args, **options: kept.append((args, options)))
+    operator.execute_complete(context(approval=True), {**EVENT, "chosen_options": ["Reject"], "responded_by_user": by})
+    assert kept == [((ModelRef(**MODEL), reason), {"run_key": "run", "actor": actor})]
+    assert operator.skipped == ["produce"]
+
+
+def test_a_yes_goes_on_and_leaves_nothing_behind(operator: Skipping, monkeypatch: Any) -> None:
+    monkeypatch.setattr(steps, "reject", lambda *_, **__: pytest.fail("it was approved"))
+    answer = {**EVENT, "chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "ann"}}
+    operator.execute_complete(context(approval=True), answer)
+    assert not hasattr(operator, "skipped")

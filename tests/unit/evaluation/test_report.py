@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.unit.evaluation.conftest import MakeAnswers
+from tire_pipeline import metrics
+from tire_pipeline.bundle import Bundle
+from tire_pipeline.evaluation import report
+from tire_pipeline.evaluation.robustness import CONDITIONS, robustness
+
+
+def test_the_record_has_every_figure_and_says_how_its_interval_was_made(
+    bundle: Bundle, make_answers: MakeAnswers, tmp_path: Path
+) -> None:
+    answers = make_answers()
+    record = report.measure(bundle, answers)
+    names = metrics.names(has_positive=True)
+    assert set(record["intervals"]) == set(names)
+    assert record["intervals"]["recall"] == "Wilson"
+    assert record["metrics"]["accuracy"] == pytest.approx(54 / 60)
+    assert sum(map(sum, record["confusion"])) == record["num_images"] == 60
+    assert [c["class"] for c in record["per_class"]] == bundle.classes
+    assert record["ms_per_image"] > 0
+    report.write(record, answers, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["num_positive"] == record["num_positive"]
+
+
+def test_the_operating_point_counts_what_a_person_would_and_would_not_see(
+    bundle: Bundle, make_answers: MakeAnswers
+) -> None:
+    answers = make_answers()
+    found = report.measure(bundle, answers)["operating_point"]
+    wrong = answers.rows["label"] != answers.rows["predicted"]
+    reviewed = answers.rows["decision"] == "review"
+    assert found["num_mistakes"] == found["num_missed"] + found["num_alarms"] == wrong.sum() == 6
+    assert found["num_mistakes_not_reviewed"] == (wrong & ~reviewed).sum()
+    assert (found["cost_miss"], found["threshold"], found["review_band"]) == (20.0, 0.5, [0.4, 0.6])
+
+
+def test_figures_that_are_no_numbers_become_null(bundle: Bundle, make_answers: MakeAnswers, tmp_path: Path) -> None:
+    answers = make_answers()
+    good = answers.where((answers.rows["label"] == "good").to_numpy())
+    report.write(report.measure(bundle, good), good, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["auroc"] is None
+
+
+def test_mistakes_are_listed_by_side_the_most_confident_first(
+    bundle: Bundle, make_answers: MakeAnswers, tmp_path: Path
+) -> None:
+    answers = make_answers(side=["train"] * 20 + ["val"] * 20 + ["test"] * 20)
+    report.write(report.measure(bundle, answers), answers, tmp_path)
+    listed = {side: pd.read_csv(tmp_path / f"mistakes_{side}.csv") for side in ("train", "val", "test")}
+    columns = ["path", "true_class", "predicted_class", "probability", "decision", "ms"]
+    assert all(list(frame) == columns and len(frame) == 2 for frame in listed.values())
+    together = pd.concat(listed.values())
+    assert (together["true_class"] != together["predicted_class"]).all()
+    assert all(frame["probability"].is_monotonic_decreasing for frame in listed.values())
+    kept = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert len(kept) == 60 and {"p_good", "p_defective", "decision", "side"} <= set(kept)
+    assert (kept[["p_good", "p_defective"]].sum(axis=1) - 1).abs().max() < 1e-6
+
+
+def test_each_condition_changes_the_pictures_and_the_dark_ones_cost_a_threshold_on_colour(
+    bundle: Bundle, make_answers: MakeAnswers
+) -> None:
+    answers = make_answers(wrong=1000)
+    found = robustness(bundle, answers)
+    assert set(found) == set(CONDITIONS) == {"blur", "dark", "noise", "jpeg_30", "turned_90"}
+    plain = metrics.point(answers.scored)
+    assert found["turned_90"] == pytest.approx(plain)  # one colour looks the same from every side
+    assert found["dark"]["log_loss"] > plain["log_loss"] + 0.05
+    assert found["noise"] == robustness(bundle, answers)["noise"]
+    assert found["noise"]["log_loss"] != plain["log_loss"]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.evaluation.conftest import MakeAnswers
+from tire_pipeline import metrics
+from tire_pipeline.evaluation.slices import slices
+
+
+def test_every_column_that_divides_the_images_makes_slices_and_no_other(make_answers: MakeAnswers) -> None:
+    answers = make_answers(view=["tread", "sidewall", ""] * 20, serial=[str(i) for i in range(60)])
+    found = {s.name: s for s in slices(answers)}
+    assert {n.split("=")[0] for n in found} == {"camera", "view", "brightness", "contrast", "sharpness"}
+    assert found["camera=left"].num_images == 15 and found["camera=left"].small
+    assert found["camera=right"].num_images == 45 and not found["camera=right"].small
+    assert [found[f"brightness={part}"].num_images for part in ("low", "middle", "high")] == [20] * 3
+
+
+def test_a_slice_has_the_figures_of_its_images(make_answers: MakeAnswers) -> None:
+    answers = make_answers()
+    (left,) = (s for s in slices(answers) if s.name == "camera=left")
+    own = metrics.point(answers.where((answers.rows["camera"] == "left").to_numpy()).scored)
+    assert (left.accuracy, left.recall) == (pytest.approx(own["accuracy"]), pytest.approx(own["recall"]))
+    assert (left.accuracy_low, left.accuracy_high) == pytest.approx(metrics.wilson(13, 15))
+
+
+def test_sizes_and_large_groups_are_slices_too(make_answers: MakeAnswers) -> None:
+    groups = ["line-1"] * 25 + [f"tyre-{i}" for i in range(35)]
+    names = {s.name for s in slices(make_answers(width=[16, 32] * 30, group=groups))}
+    assert {"resolution=16×16", "resolution=32×16", "group=line-1"} <= names
+    assert len([n for n in names if n.startswith("group=")]) == 1
+    many = {s.name for s in slices(make_answers(width=range(100, 160)))}
+    assert {"resolution=low", "resolution=middle", "resolution=high"} <= many
+
+
+def test_a_slice_without_a_positive_image_has_no_recall(make_answers: MakeAnswers) -> None:
+    answers = make_answers()
+    labels = answers.rows["label"]
+    found = {s.name: s for s in slices(make_answers(view=["a" if label == "good" else "b" for label in labels]))}
+    assert found["view=a"].recall is None
+    assert found["view=b"].recall is not None

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.unit.metrics.answers import right_where, scored
+from tire_pipeline import metrics
+from tire_pipeline.metrics import intervals
+
+
+def width(values: dict[str, float], name: str) -> float:
+    return values[f"{name}_high"] - values[f"{name}_low"]
+
+
+def test_intervals_hold_the_value_and_widen_when_images_come_in_groups() -> None:
+    s = scored()
+    alone = metrics.with_intervals(s, np.arange(200))
+    y_N = np.repeat([0, 1], 100)
+    together = right_where(np.repeat(np.arange(20) % 5 > 0, 10), y_N)  # all shots of a tyre are right, or none
+    grouped = metrics.with_intervals(together, np.repeat(np.arange(20), 10))
+    for name in metrics.names(has_positive=True):
+        assert alone[f"{name}_low"] <= alone[name] <= alone[f"{name}_high"]
+    assert width(grouped, "accuracy") > 2 * width(metrics.with_intervals(together, np.arange(200)), "accuracy")
+
+
+def test_proportions_of_independent_images_have_wilsons_interval() -> None:
+    s = scored()
+    got = metrics.with_intervals(s, np.arange(200))
+    truth = s.y_N == 1
+    hits = int(np.sum(s.predicted_N[truth] == 1))
+    assert (got["recall_low"], got["recall_high"]) == pytest.approx(metrics.wilson(hits, int(truth.sum())))
+    said = metrics.methods(["recall", "balanced_accuracy", "log_loss"], np.arange(200))
+    assert said["recall"] == "Wilson"
+    assert said["balanced_accuracy"].endswith("(MOVER)")
+    assert said["log_loss"] == "bootstrap of 200 images, stratified by class"
+    assert metrics.methods(["recall"], np.arange(200) // 2)["recall"] == "bootstrap of 100 groups, stratified by class"
+
+
+@pytest.mark.parametrize(("groups", "trials"), [(np.arange(40), 20), (np.arange(40) // 4, 5)])
+def test_flawless_answers_are_no_certainty(groups: np.ndarray, trials: int) -> None:
+    y_N = np.repeat([0, 1], 20)
+    got = metrics.with_intervals(right_where(np.ones(40, bool), y_N), groups)
+    assert (got["recall"], got["recall_high"]) == (1.0, 1.0)
+    assert got["recall_low"] == pytest.approx(metrics.wilson(trials, trials)[0])
+    assert got["recall_low"] < got["balanced_accuracy_low"] < 1.0
+    assert got["auroc"] == got["auroc_low"] == 1.0
+
+
+def test_intervals_hold_the_truth_about_19_times_in_20() -> None:
+    pool = scored(1, n=20_000)
+    truth = metrics.point(pool)
+    rng = np.random.default_rng(2)
+    held = dict.fromkeys(("accuracy", "balanced_accuracy", "log_loss", "auroc"), 0)
+    for _ in range(120):
+        rows = rng.choice(20_000, 150, replace=False)
+        s = metrics.Scored(pool.y_N[rows], pool.p_NK[rows], pool.predicted_N[rows], 1)
+        got = metrics.with_intervals(s, np.arange(150))
+        for name in held:
+            held[name] += got[f"{name}_low"] <= truth[name] <= got[f"{name}_high"]
+    assert min(held.values()) >= 106, held  # 120 draws at 95 %: fewer has a chance of 1 in 300
+
+
+def test_samples_are_drawn_in_pieces_that_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    y_N, groups = np.repeat([0, 1], 20), np.arange(40) // 2
+    monkeypatch.setattr(intervals, "CELLS_MAX", 40 * 300)
+    pieces = list(intervals.group_weights(y_N, groups))
+    assert [len(p) for p in pieces] == [300, 300, 300, 100]
+    for w_BN in pieces:
+        assert (w_BN[:, ::2] == w_BN[:, 1::2]).all()
+        assert (w_BN[:, y_N == 0].sum(axis=1) == 20).all()
+
+
+def test_wilson_is_the_published_interval() -> None:
+    low, high = metrics.wilson(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert metrics.wilson(0, 0) == (0.0, 1.0)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from tests.unit.metrics.answers import right_where
+from tire_pipeline import metrics
+from tire_pipeline.metrics import Costs, Scored, paired
+
+Y = np.repeat([0, 1], 100)
+ALONE = np.arange(200)
+
+
+def pair(better: int, worse: int, costs: Costs | None = None) -> tuple[Scored, Scored]:
+    """A candidate alone right on `better` images, and a champion alone right on `worse` others, among the positive."""
+    candidate, champion = np.ones(200, bool), np.ones(200, bool)
+    champion[100 : 100 + better] = False
+    candidate[150 : 150 + worse] = False
+    return right_where(candidate, Y, costs), right_where(champion, Y, costs)
+
+
+def test_the_paired_differences_see_a_better_model_and_not_a_copy() -> None:
+    candidate, champion = pair(12, 2)
+    found = metrics.paired_differences(candidate, champion, ALONE)
+    assert found["recall"].value == pytest.approx(0.10)
+    assert found["cost"].value == pytest.approx(-0.05)
+    assert 0 < found["recall"].low < 0.10 < found["recall"].high
+    assert found["cost"].low < -0.05 < found["cost"].high < 0
+    same = metrics.paired_differences(champion, champion, ALONE)
+    assert {(d.value, d.low, d.high) for d in same.values()} == {(0.0, 0.0, 0.0)}
+
+
+def test_the_bounds_are_passed_once_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    over = 0
+    for _ in range(200):
+        candidate, champion = (right_where(rng.random(200) < 0.85, Y) for _ in range(2))
+        over += metrics.paired_differences(candidate, champion, ALONE)["recall"].low > 0
+    assert 3 <= over <= 19  # of 200 at 5 %: outside has a chance of 1 in 100
+
+
+def test_shots_of_one_tyre_widen_the_bounds_and_what_both_find_hard_does_not() -> None:
+    candidate, champion = pair(10, 0)
+    alone = metrics.paired_differences(candidate, champion, ALONE)["recall"]
+    together = metrics.paired_differences(candidate, champion, ALONE // 10)["recall"]
+    assert alone.low > 0.04
+    assert together.low == 0.0
+    hard = np.arange(200) % 3 > 0
+    both = [right_where(s.correct & hard, Y) for s in (champion, champion)]
+    assert metrics.paired_differences(*both, ALONE)["recall"].low == 0.0
+
+
+def test_without_a_positive_class_there_is_no_recall_to_compare() -> None:
+    s = Scored(Y, np.eye(2)[Y], Y, None)
+    assert set(metrics.paired_differences(s, s, ALONE)) == {"cost"}
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (5, 0), (3, 0), (12, 4), (4, 12)])
+def test_equal_costs_and_single_images_make_it_mcnemars_exact_test(better: int, worse: int) -> None:
+    p, test = metrics.chance_of_saving(*pair(better, worse), ALONE)
+    expected = binomtest(better, better + worse, alternative="greater").pvalue if better + worse else 1.0
+    assert (p, test) == (pytest.approx(expected), "McNemar's exact test")
+
+
+def test_sign_flips_agree_with_mcnemar_where_both_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, _ = metrics.chance_of_saving(*pair(12, 4), ALONE)
+    monkeypatch.setattr(paired, "independent", lambda _: False)
+    flipped, test = metrics.chance_of_saving(*pair(12, 4), ALONE)
+    assert test == "sign flips of 200 groups"
+    assert flipped == pytest.approx(exact, abs=0.01)
+
+
+def test_shots_of_one_tyre_are_one_piece_of_evidence() -> None:
+    alone, _ = metrics.chance_of_saving(*pair(10, 0), ALONE)
+    together, test = metrics.chance_of_saving(*pair(10, 0), ALONE // 10)
+    assert alone < 0.001
+    assert together == pytest.approx(0.5, abs=0.02)
+    assert test == "sign flips of 20 groups"
+
+
+def test_a_dear_miss_outweighs_cheap_alarms() -> None:
+    candidate = np.ones(200, bool)
+    candidate[:10] = False  # ten alarms more
+    champion = np.ones(200, bool)
+    champion[100:108] = False  # eight misses more
+
+    def p(costs: Costs) -> float:
+        return metrics.chance_of_saving(right_where(candidate, Y, costs), right_where(champion, Y, costs), ALONE)[0]
+
+    assert p(Costs()) > 0.5
+    assert p(Costs(miss=20)) < 0.05
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0.08, 0.03), (0.10, 0.05)])
+def test_the_power_is_the_share_of_drawn_experiments_that_find_the_difference(better: float, worse: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(300, [better, worse, 1 - better - worse], size=4000)
+    found = np.mean([metrics.mcnemar(b, w) < 0.05 for b, w, _ in drawn])
+    assert metrics.mcnemar_power(300, better, worse) == pytest.approx(found, abs=0.025)
+
+
+def test_mcnemar_finds_nothing_more_often_than_promised_where_nothing_is() -> None:
+    assert 0.01 < metrics.mcnemar_power(300, 0.06, 0.06) <= 0.05

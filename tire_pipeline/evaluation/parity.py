@@ -1,0 +1,48 @@
+"""The same model in several forms: torch, ONNX, INT8, and the running server must say the same of every test image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tire_pipeline.bundle import Bundle
+from tire_pipeline.errors import GateRefused
+from tire_pipeline.metrics import Floats
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two forms are apart: the largest difference in a probability, and how many decisions differ."""
+
+    between: str
+    num_images: int
+    max_difference: float
+    num_flips: int
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """What may differ. ONNX follows torch to 1e-7; the rest is room for another processor's arithmetic."""
+
+    difference_max: float = 1e-4
+    flips_max: int = 0
+
+
+def compare(between: str, bundle: Bundle, a_NK: Floats, b_NK: Floats) -> Parity:
+    """Two forms' probabilities (N, K) of the same images, side by side. What is no number is infinitely far."""
+    difference = float(np.abs(a_NK - b_NK).max(initial=0.0))
+    decisions = [[bundle.decide(p_K)[2] for p_K in p_NK] for p_NK in (a_NK, b_NK)]
+    flips = sum(a != b for a, b in zip(*decisions, strict=True))
+    return Parity(between, len(a_NK), difference if np.isfinite(difference) else np.inf, flips)
+
+
+def check(found: Parity, limits: ParityLimits) -> None:
+    """Raise GateRefused when the two are further apart than allowed."""
+    if found.max_difference <= limits.difference_max and found.num_flips <= limits.flips_max:
+        return
+    raise GateRefused(
+        f"{found.between} differ by up to {found.max_difference:.2e} in a probability and in {found.num_flips} of "
+        f"{found.num_images} decisions; at most {limits.difference_max:.0e} and {limits.flips_max} are allowed. "
+        "Nothing was promoted."
+    )

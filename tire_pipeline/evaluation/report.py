@@ -1,0 +1,96 @@
+"""An evaluation as files: one JSON record of all figures, every answer, and the mistakes of each side of the split."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tire_pipeline.bundle import Bundle
+from tire_pipeline.evaluation.answers import Answers
+from tire_pipeline.evaluation.slices import slices
+from tire_pipeline.metrics import confusion, methods, names, wilson, with_intervals
+
+ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
+
+
+def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
+    """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made."""
+    s = test.scored
+    metrics = with_intervals(s, test.groups)
+    return {
+        "num_images": len(s.y_N),
+        "num_positive": None if s.positive is None else int(np.sum(s.y_N == s.positive)),
+        "classes": bundle.classes,
+        "positive_class": bundle.positive_class,
+        "metrics": metrics,
+        "intervals": methods(names(has_positive=s.positive is not None), test.groups),
+        "confusion": confusion(s, np.ones((1, len(s.y_N))))[0].astype(int).tolist(),
+        "per_class": _per_class(test, bundle.classes),
+        "operating_point": _operating_point(bundle, test),
+        "slices": [asdict(found) for found in slices(test)],
+        "ms_per_image": float(test.rows["ms"].median()),
+    }
+
+
+def write(record: dict[str, Any], everything: Answers, folder: Path) -> None:
+    """`report.json`, `predictions.parquet` of all sides and `mistakes_<side>.csv`, the most confident first."""
+    text = json.dumps(_plain(record), indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    probabilities = [f"p_{c}" for c in record["classes"]]
+    everything.rows[[*ANSWER_COLUMNS, *probabilities]].to_parquet(folder / "predictions.parquet", index=False)
+    for side, rows in everything.rows.groupby("side"):
+        mistakes(rows).to_csv(folder / f"mistakes_{side}.csv", index=False, lineterminator="\n")
+
+
+def mistakes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The wrong answers: path, true_class, predicted_class, probability, decision, ms."""
+    wrong = rows[rows["label"] != rows["predicted"]].sort_values(["probability", "path"], ascending=[False, True])
+    wrong = wrong.rename(columns={"label": "true_class", "predicted": "predicted_class"})
+    return wrong[["path", "true_class", "predicted_class", "probability", "decision", "ms"]].round({"probability": 6})
+
+
+def _per_class(test: Answers, classes: list[str]) -> list[dict[str, Any]]:
+    """Recall of each class with Wilson's interval, which takes its images for independent."""
+    s, found = test.scored, []
+    for k, name in enumerate(classes):
+        number, hits = int(np.sum(s.y_N == k)), int(np.sum((s.y_N == k) & s.correct))
+        low, high = wilson(hits, number)
+        recall = hits / number if number else math.nan
+        found.append({"class": name, "num_images": number, "recall": recall, "recall_low": low, "recall_high": high})
+    return found
+
+
+def _operating_point(bundle: Bundle, test: Answers) -> dict[str, Any]:
+    """What the threshold and the review band, chosen on validation, come to on the test images."""
+    s, reviewed = test.scored, (test.rows["decision"] == "review").to_numpy()
+    found: dict[str, Any] = {
+        "threshold": bundle.threshold,
+        "review_band": list(bundle.review_band),
+        "temperature": bundle.temperature,
+        "cost_miss": s.costs.miss,
+        "cost_alarm": s.costs.alarm,
+        "recall_min": bundle.recall_min,
+        "num_reviewed": int(reviewed.sum()),
+        "num_mistakes": int(np.sum(~s.correct)),
+        "num_mistakes_not_reviewed": int(np.sum(~s.correct & ~reviewed)),
+    }
+    if s.positive is not None:
+        missed = (s.y_N == s.positive) & ~s.correct
+        found["num_missed"], found["num_alarms"] = int(missed.sum()), found["num_mistakes"] - int(missed.sum())
+        found["num_missed_not_reviewed"] = int(np.sum(missed & ~reviewed))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

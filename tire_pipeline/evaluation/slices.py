@@ -1,0 +1,104 @@
+"""How good a model is on the images that have one thing in common: a camera, a resolution, little light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tire_pipeline.evaluation.answers import Answers
+from tire_pipeline.metrics import point, wilson
+
+SMALL = 20
+VALUES_MAX = 20
+PARTS = ("low", "middle", "high")
+MEASURED = ("brightness", "contrast", "sharpness")
+# What the index says of every image and is no way to divide them, or is divided in its own way below.
+OTHER = frozenset(
+    {
+        *(
+            "path",
+            "key",
+            "sha256",
+            "etag",
+            "bytes",
+            "label",
+            "split",
+            "mode",
+            "width",
+            "height",
+            "orientation",
+            "error",
+        ),
+        *("captured_at", "saturation", "phash", "fingerprint", "group", "side", "fold"),
+        *("predicted", "probability", "decision", "ms", *MEASURED),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Figures on some of the images. `small`: so few that they say little."""
+
+    name: str
+    num_images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    recall: float | None
+    small: bool
+
+
+def slices(answers: Answers) -> list[Slice]:
+    """Every slice of the answers, by what divides them: each column that the data came with, resolution, light, and
+    those groups that are no small slice. A column with one value, or with over 20, divides nothing."""
+    found = []
+    for column, values in _divisions(answers.rows):
+        for value in sorted(set(values) - {""}):
+            found.append(_measure(answers, f"{column}={value}", (values == value).to_numpy()))
+    return found
+
+
+def _divisions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """(name, a word for each row) of each way to divide them."""
+    own = [c for c in rows.columns if c not in OTHER and not c.startswith("p_")]
+    for column in own:
+        words = rows[column].fillna("").astype(str)
+        if 2 <= words.nunique() <= VALUES_MAX:
+            yield column, words
+    sizes = rows["width"].astype(str) + "×" + rows["height"].astype(str)
+    if sizes.nunique() <= VALUES_MAX:
+        if sizes.nunique() > 1:
+            yield "resolution", sizes
+    else:
+        yield "resolution", _thirds(rows["width"] * rows["height"])
+    for column in MEASURED:
+        if rows[column].nunique() >= len(PARTS):
+            yield column, _thirds(rows[column])
+    sizable = rows["group"].map(rows["group"].value_counts()) >= SMALL
+    if sizable.any():
+        yield "group", rows["group"].where(sizable, "")
+
+
+def _thirds(values: pd.Series) -> pd.Series:
+    """`low`, `middle` or `high`, a third of the rows each."""
+    rank = values.rank(method="first").sub(1)
+    return pd.Series(np.array(PARTS)[(rank * len(PARTS) // len(values)).astype(int)], index=values.index)
+
+
+def _measure(answers: Answers, name: str, wanted: np.ndarray) -> Slice:
+    s = answers.where(wanted).scored
+    hits, number = int(s.correct.sum()), len(s.y_N)
+    low, high = wilson(hits, number)
+    recall = point(s).get("recall")
+    return Slice(
+        name=name,
+        num_images=number,
+        accuracy=hits / number,
+        accuracy_low=low,
+        accuracy_high=high,
+        recall=None if recall is None or np.isnan(recall) else recall,
+        small=number < SMALL,
+    )

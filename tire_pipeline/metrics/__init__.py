@@ -1,0 +1,37 @@
+"""Metrics of a classifier, their intervals, and two models compared. Arrays in, numbers out.
+
+catalogue   the metrics by name
+scored      a model's answers on images whose class is known, and what mistakes cost
+values      every metric, for many weightings at once
+intervals   Wilson's and the bootstrap's
+paired      candidate against champion on the same images
+"""
+
+from __future__ import annotations
+
+from tire_pipeline.metrics.catalogue import LOWER_IS_BETTER, better, canonical, names
+from tire_pipeline.metrics.intervals import methods, wilson, with_intervals
+from tire_pipeline.metrics.paired import Difference, chance_of_saving, mcnemar, mcnemar_power, paired_differences
+from tire_pipeline.metrics.scored import Costs, Floats, Ints, Scored
+from tire_pipeline.metrics.values import confusion, point
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "Costs",
+    "Difference",
+    "Floats",
+    "Ints",
+    "Scored",
+    "better",
+    "canonical",
+    "chance_of_saving",
+    "confusion",
+    "mcnemar",
+    "mcnemar_power",
+    "methods",
+    "names",
+    "paired_differences",
+    "point",
+    "wilson",
+    "with_intervals",
+]

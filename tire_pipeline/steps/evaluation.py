@@ -1,0 +1,130 @@
+"""The step that measures a candidate on the locked test split."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.refs import EvaluationRef, SplitRef, TrainedRef
+from tire_pipeline.steps.data import load_split, split_of
+from tire_pipeline.steps.live import image_cache, live, stored_bundle
+
+if TYPE_CHECKING:
+    from tire_pipeline.evaluation.answers import Answers
+    from tire_pipeline.wiring import Services
+
+log = logging.getLogger(__name__)
+LEARNT_ROWS_MAX = 20_000
+
+
+def evaluate(
+    trained: TrainedRef,
+    split_ref: SplitRef,
+    *,
+    metric: str = "balanced_accuracy",
+    threshold: float = 0.75,
+    robust: bool = False,
+    services: Services | None = None,
+) -> EvaluationRef:
+    """Measure a bundle on the locked test split and say whether it passes; figures and pictures go to MLflow.
+
+    Every image is answered, so that mistakes can be looked up on each side of the split; of a side that was learnt
+    from, the first 20,000. A model card says it for people. `robust`: also under blur, little light, noise,
+    compression and a turn. InputError for a metric that the model does not have, such as the recall of one without a
+    positive class.
+    """
+    from tire_pipeline.evaluation import report
+    from tire_pipeline.evaluation.pictures import draw_all
+    from tire_pipeline.evaluation.robustness import robustness
+    from tire_pipeline.metrics import canonical, names
+    from tire_pipeline.registry.gate import Gate, reaches
+    from tire_pipeline.registry.lifecycle import bundle_prefix
+
+    s = live(services)
+    with stored_bundle(s, bundle_prefix(trained.key)) as bundle:
+        metric = canonical(metric, names(has_positive=bundle.positive_class is not None))
+        everything = _answer_all(s, bundle, split_ref)
+        test = everything.where((everything.rows["side"] == "test").to_numpy())
+        record = report.measure(bundle, test)
+        if robust:
+            record["robustness"] = robustness(bundle, test)
+        with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
+            report.write(record, everything, Path(tmp))
+            _write_card(s, trained, record, everything, Path(tmp))
+            draw_all(test, bundle.classes, Path(tmp))
+            s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
+    metrics = record["metrics"]
+    s.tracking.log_metrics(trained.run_id, _logged(record))
+    decision = reaches(metrics[metric], Gate(metric, threshold))
+    log.info("%s on %d test images: %s", trained.candidate, len(test.rows), decision.reason)
+    return EvaluationRef(
+        trained, metrics, metric, threshold, decision.promote, decision.reason, num_test=len(test.rows)
+    )
+
+
+def evaluate_run(
+    run_id: str,
+    *,
+    metric: str = "balanced_accuracy",
+    threshold: float = 0.75,
+    robust: bool = False,
+    services: Services | None = None,
+) -> EvaluationRef:
+    """`evaluate` for a finished training by its MLflow run id. InputError when the run is not a finished training."""
+    from tire_pipeline.metrics import canonical, names
+
+    metric = canonical(metric, names(has_positive=True))
+    from tire_pipeline.training.run import result_key
+
+    s = live(services)
+    tags = s.tracking.tags(run_id)
+    key = tags.get("tire.cache_key", "")
+    if not key or s.objects.head(result_key(key)) is None:
+        raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
+    trained = TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]})
+    return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, robust=robust, services=s)
+
+
+def _answer_all(s: Services, bundle: Any, split_ref: SplitRef) -> Answers:
+    """The answers on the test side whole, and on the others up to their limit; `side` is a column of the rows."""
+    import pandas as pd
+
+    from tire_pipeline.evaluation.answers import answer
+
+    snapshot, sides = load_split(s, split_ref)
+    usable = snapshot.usable.assign(side=sides)
+    place = pd.Series(sides).groupby(sides).cumcount().to_numpy()
+    wanted = (sides == "test") | ((place < LEARNT_ROWS_MAX) & (sides != ""))
+    return answer(s.objects, bundle, usable, wanted, cache=image_cache(s), name=snapshot.digest)
+
+
+def _write_card(s: Services, trained: TrainedRef, record: dict[str, Any], everything: Answers, folder: Path) -> None:
+    from tire_pipeline.evaluation import card
+
+    made = card.Card(
+        project=s.settings.project,
+        candidate=trained.candidate,
+        classes=tuple(record["classes"]),
+        sides={str(side): int(n) for side, n in everything.rows["side"].value_counts().items()},
+        lineage={
+            "dataset version": trained.version,
+            "snapshot": trained.snapshot_digest,
+            "split": trained.split_digest,
+            "training": trained.key,
+            "bundle": trained.bundle_digest,
+            "MLflow run": trained.run_id,
+        },
+    )
+    (folder / "model_card.md").write_text(card.as_markdown(made, record), encoding="utf-8")
+    (folder / "model_card.html").write_text(card.as_html(made, record), encoding="utf-8")
+
+
+def _logged(record: dict[str, Any]) -> dict[str, float]:
+    """The figures as MLflow's metrics."""
+    logged = {f"test/{name}": value for name, value in record["metrics"].items()}
+    for condition, values in record.get("robustness", {}).items():
+        logged |= {f"robustness/{condition}/{name}": value for name, value in values.items()}
+    return {**logged, "test/ms_per_image": record["ms_per_image"]}

@@ -1,0 +1,146 @@
+"""Steps on what will serve: check the server with a candidate, and write a candidate's model as a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tire_pipeline.errors import GateRefused, InputError
+from tire_pipeline.refs import ModelRef
+from tire_pipeline.steps.contest import candidate_of, tags_of
+from tire_pipeline.steps.data import load_split, split_of
+from tire_pipeline.steps.live import image_cache, live, stored_bundle
+
+if TYPE_CHECKING:
+    from tire_pipeline.bundle import Bundle
+    from tire_pipeline.evaluation.answers import Answers
+    from tire_pipeline.evaluation.parity import Parity
+    from tire_pipeline.evaluation.serving_check import Server
+    from tire_pipeline.wiring import Services
+
+log = logging.getLogger(__name__)
+SERVER_IMAGES_MAX = 1000
+MAPS_MAX = 12
+FORMATS = ("onnx", "int8")
+
+
+def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[str, float]:
+    """Start the serving process on the model's bundle and compare its answers on every test image with those of
+    onnxruntime and of torch; ask it for what is no image, and under a short load. Stops it.
+
+    What was found goes to MLflow, with pictures of where the network looked in its worst mistakes. GateRefused when
+    anything differs, or takes more time or memory than the settings allow (`TIRE_CHECK_*`, `TIRE_PARITY_*`).
+    """
+    from tire_pipeline.evaluation.parity import ParityLimits, check
+    from tire_pipeline.evaluation.serving_check import ServingLimits, check_answers, check_load, serving
+    from tire_pipeline.training.trained import trained_network
+
+    s = live(services)
+    tags, settings = tags_of(s, model), s.settings
+    limits = ParityLimits(settings.parity_difference_max, settings.parity_flips_max)
+    with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
+        folder = s.objects.download_folder(tags["tire.bundle"], Path(tmp) / "bundle")
+        with serving(folder, log_file=Path(tmp) / "server.log") as (bundle, server):
+            figures = check_answers(bundle, server)
+            figures |= check_load(bundle, server, ServingLimits(settings.check_p95_ms, settings.check_memory_mb))
+            test = _answers(s, bundle, tags, "test")
+            network = trained_network(bundle)
+            found = _parities(s, bundle, network, server, test)
+        _log_check(s, model, figures, found, _draw_maps(bundle, network, test, Path(tmp) / "check"))
+    for parity in found:
+        check(parity, limits)
+    log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
+    return figures | {f"parity_{i}": p.max_difference for i, p in enumerate(found)}
+
+
+def export(
+    run_id: str,
+    out: Path,
+    *,
+    form: str = "onnx",
+    metric: str = "balanced_accuracy",
+    threshold: float = 0.75,
+    services: Services | None = None,
+) -> dict[str, Any]:
+    """Write the bundle of a finished training into the folder `out` (new): as it is, or with an INT8 model.
+
+    INT8 is written only if its own evaluation on the test split passes the gate; GateRefused says what it lost.
+    """
+    if form not in FORMATS:
+        raise InputError(f"The format is {form!r}, but must be one of {', '.join(FORMATS)}.")
+    if out.exists():
+        raise InputError(f"{out} exists. Name a folder that does not, so that nothing is mixed.")
+    s = live(services)
+    tags = s.tracking.tags(run_id)
+    if "tire.bundle_digest" not in tags:
+        raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
+    with stored_bundle(s, f"runs/{tags['tire.cache_key']}/bundle/") as bundle:
+        if form == "onnx":
+            shutil.copytree(bundle.path, out)
+            return {"folder": str(out), "digest": bundle.digest}
+        return _export_int8(s, bundle, tags, out, metric=metric, threshold=threshold)
+
+
+def _export_int8(
+    s: Services, bundle: Bundle, tags: dict[str, str], out: Path, *, metric: str, threshold: float
+) -> dict[str, Any]:
+    from tire_pipeline.evaluation.parity import compare
+    from tire_pipeline.evaluation.quantization import quantized
+    from tire_pipeline.registry.gate import Gate, decide
+
+    train, test = (_answers(s, bundle, tags, side) for side in ("train", "test"))
+    with tempfile.TemporaryDirectory(prefix="tire-int8-") as tmp:
+        small = quantized(bundle, train.images_NHWC, train.positions, Path(tmp) / "bundle")
+        own = _answers(s, small, tags, "test")
+        found = compare("ONNX and INT8", bundle, test.scored.p_NK, own.scored.p_NK)
+        decision = decide(candidate_of(own, metric), None, Gate(metric, threshold))
+        if not decision.promote:
+            raise GateRefused(f"The INT8 model is not written: {decision.reason}.")
+        shutil.copytree(small.path, out)
+    return {"folder": str(out), "digest": small.digest, "reason": decision.reason, **asdict(found)}
+
+
+def _answers(s: Services, bundle: Bundle, tags: dict[str, str], side: str) -> Answers:
+    from tire_pipeline.evaluation.answers import answer
+
+    snapshot, sides = load_split(s, split_of(s, tags))
+    return answer(s.objects, bundle, snapshot.usable, sides == side, cache=image_cache(s), name=snapshot.digest)
+
+
+def _parities(s: Services, bundle: Bundle, network: Any, server: Server, test: Answers) -> list[Parity]:
+    """torch, ONNX and the server on the test images; of those, the server is sent the first thousand as files."""
+    from tire_pipeline.evaluation.parity import compare
+    from tire_pipeline.evaluation.serving_check import answers
+    from tire_pipeline.evaluation.torch_answers import torch_probabilities
+
+    onnx_NK = test.scored.p_NK
+    torch_NK = torch_probabilities(network, bundle, test.images_NHWC, test.positions)
+    files = s.objects.get_many(list(test.rows["key"][:SERVER_IMAGES_MAX]))
+    served_NK = answers(bundle, server, list(islice(files, SERVER_IMAGES_MAX)))
+    return [
+        compare("torch and ONNX", bundle, torch_NK, onnx_NK),
+        compare("ONNX and the server", bundle, onnx_NK[: len(served_NK)], served_NK),
+    ]
+
+
+def _draw_maps(bundle: Bundle, network: Any, test: Answers, folder: Path) -> Path:
+    from tire_pipeline.evaluation.attribution import maps
+    from tire_pipeline.evaluation.pictures import mistakes_with_maps, worst
+
+    folder.mkdir()
+    shown = maps(network, bundle, test, worst(test.scored)[:MAPS_MAX])
+    mistakes_with_maps(test, bundle.classes, shown).savefig(folder / "worst_mistakes_maps.png")
+    return folder
+
+
+def _log_check(s: Services, model: ModelRef, figures: dict[str, float], found: list[Parity], folder: Path) -> None:
+    record = {"serving": figures, "parity": [asdict(parity) for parity in found]}
+    (folder / "serving_check.json").write_text(json.dumps(record, indent=1))
+    s.tracking.log_folder(model.run_id, folder, to="evaluation")
+    s.tracking.log_metrics(model.run_id, {f"serving/{name}": value for name, value in figures.items()})
