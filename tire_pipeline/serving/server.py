@@ -8,7 +8,6 @@ import signal
 from functools import partial
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 
 from tire_pipeline.errors import InputError
@@ -16,7 +15,9 @@ from tire_pipeline.serving.alias import production_target
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.bundles import BundleCache
 from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.connections import build_server
 from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import ModelSlot, load_model
 from tire_pipeline.serving.spool import Spool
@@ -34,13 +35,11 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, bund
     candidate leaves no trace in monitoring. Raises InputError when the folder is no good bundle.
     """
     app = bundle_app(settings, bundle) if bundle else production_app(settings)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S
-    )
+    server = build_server(app, limits=Limits(), host=host, port=port, timeout_graceful_shutdown=DRAIN_S)
     # uvicorn raises the signal it was stopped by again at the end, which would turn a clean stop into exit code 143.
     signal.signal(signal.SIGTERM, lambda *_: None)
     log.info("Serving %s on http://%s:%d", settings.project, host, port)
-    uvicorn.Server(config).run()
+    server.run()
 
 
 def bundle_app(settings: Settings, bundle: Path) -> FastAPI:
