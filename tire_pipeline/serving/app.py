@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -22,6 +22,7 @@ from tire_pipeline.serving.limits import BodyGuard, Limits
 from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
 from tire_pipeline.serving.model import ModelSlot
 from tire_pipeline.serving.service import build_service
+from tire_pipeline.serving.trial import Trial
 
 INFERENCE = re.compile(r"/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 UNROUTED = ("Not Found", "Method Not Allowed")  # Starlette's own words
@@ -39,19 +40,20 @@ def create_app(
     metrics: ServingMetrics,
     limits: Limits | None = None,
     capture: Capture | None = None,
-    follower: Follower | None = None,
+    followers: Sequence[Follower] = (),
+    trial: Trial | None = None,
     threads: int = 1,
 ) -> FastAPI:
-    """The server's application. Its lifespan starts the follower, and at the end drains batcher and capture."""
+    """The server's application. Its lifespan starts the followers, and at the end drains batcher and capture."""
     limits = limits or Limits()
-    service = build_service(slot, limits=limits, metrics=metrics, capture=capture, threads=threads)
+    service = build_service(slot, limits=limits, metrics=metrics, capture=capture, trial=trial, threads=threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if follower:
+        for follower in followers:
             await asyncio.to_thread(follower.start)
         yield
-        if follower:
+        for follower in followers:
             follower.stop()
         await asyncio.to_thread(service.close)
 

@@ -12,9 +12,10 @@ import json
 import os
 import socket
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,8 @@ class GuardedProtocol(HttpToolsProtocol):
     a request's headers, and `max_head_bytes` for them. A client that reads nothing of its answer for
     `answer_timeout_s` loses the connection. Over `max_connections` a connection is closed at once.
     """
+
+    cycle: Any  # None before the first request, which uvicorn's own annotation denies
 
     def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -143,7 +146,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _connect(self, accepted: socket.socket) -> None:
         protocol = partial(
-            self.config.http_protocol_class,
+            cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,

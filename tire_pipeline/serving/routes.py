@@ -13,8 +13,9 @@ from tire_pipeline.errors import InputError, ServiceUnavailable
 from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.limits import Limits
+from tire_pipeline.serving.model import LoadedModel
 from tire_pipeline.serving.online import Upload
-from tire_pipeline.serving.schemas import ErrorAnswer, Feedback, ModelAnswer, PredictAnswer
+from tire_pipeline.serving.schemas import ChallengerAnswer, ErrorAnswer, Feedback, ModelAnswer, PredictAnswer
 from tire_pipeline.serving.service import Service
 
 FLUSH_TIMEOUT_S = 5.0
@@ -62,6 +63,7 @@ def build_router(service: Service) -> APIRouter:
         model = service.model()
         request.state.model_version = model.version
         answer = PredictAnswer(predictions=await service.predictor.classify(model, uploads))
+        request.state.model_version = answer.predictions[0].model_version
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
     @router.post(
@@ -92,6 +94,7 @@ def build_router(service: Service) -> APIRouter:
             positive_class=bundle.positive_class,
             threshold=bundle.threshold,
             review_band=bundle.review_band,
+            challenger=_challenger(service, model),
             feedback=service.capture is not None,
         )
 
@@ -118,6 +121,22 @@ async def _read_uploads(request: Request, limits: Limits) -> list[Upload]:
         if not files:
             raise InputError("There is no picture in this request; send files in the multipart field `images`.")
         return [Upload(file.filename or "", await file.read()) for file in files]
+
+
+def _challenger(service: Service, champion: LoadedModel) -> ChallengerAnswer | None:
+    trial = service.beside.trial if service.beside else None
+    model = trial.challenger(champion) if trial else None
+    if trial is None or model is None:
+        return None
+    return ChallengerAnswer(
+        version=model.version,
+        digest=model.bundle.digest,
+        candidate=model.bundle.candidate,
+        weight=0.0 if trial.returned else trial.weight,
+        returned=trial.returned,
+        compared=trial.num_compared,
+        different=trial.num_different,
+    )
 
 
 def _record_feedback(capture: Capture, body: Feedback) -> None:

@@ -45,6 +45,18 @@ class Feedback(BaseModel):
     source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,40}$")] = "api"
 
 
+class ChallengerAnswer(BaseModel):
+    """The model that is scored beside the one that answers. `returned` is why it answers no share any more, or ""."""
+
+    version: int
+    digest: str
+    candidate: str
+    weight: float
+    returned: str
+    compared: int
+    different: int
+
+
 class ModelAnswer(BaseModel):
     """The model that answers now, as the page at `/` shows it. `positive_class` is null where there is none."""
 
@@ -56,4 +68,5 @@ class ModelAnswer(BaseModel):
     positive_class: str | None
     threshold: float
     review_band: tuple[float, float]
+    challenger: ChallengerAnswer | None
     feedback: bool = Field(description="whether corrections are kept: false without a ledger")
