@@ -13,14 +13,10 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel, ModelSlot
 
 log = logging.getLogger(__name__)
-
-JUDGED_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -59,16 +55,16 @@ def judge(
     champion's, `different` of the comparisons of both on one picture; newest last.
     """
     enough = limits.num_min
-    if len(failed) >= enough and (share := float(np.mean(failed))) > limits.errors_max:
+    if len(failed) >= enough and (share := sum(failed) / len(failed)) > limits.errors_max:
         return Verdict("errors", f"{share:.1%} of its {len(failed)} answers failed; {limits.errors_max:.1%} may.")
-    if len(different) >= enough and (share := float(np.mean(different))) > limits.disagreement_max:
+    if len(different) >= enough and (share := sum(different) / len(different)) > limits.disagreement_max:
         return Verdict(
             "disagreement",
             f"It decided otherwise than the champion on {share:.1%} of {len(different)} pictures; "
             f"{limits.disagreement_max:.1%} may differ.",
         )
     if min(len(seconds), len(champion_seconds)) >= enough:
-        own, other = (float(np.percentile(values, 95)) for values in (seconds, champion_seconds))
+        own, other = (sorted(values)[int(0.95 * len(values))] for values in (seconds, champion_seconds))
         allowed = limits.latency_ratio_max * other + limits.latency_slack_s
         if own > allowed:
             return Verdict(
@@ -142,8 +138,7 @@ class Trial:
                 self._judge(challenger)
 
     def _judge(self, model: LoadedModel) -> None:
-        self._num_noted += 1
-        if self.returned or not self.weight or self._num_noted % JUDGED_EVERY:
+        if self.returned or not self.weight:
             return
         verdict = judge(
             failed=list(self._failed),
@@ -166,7 +161,7 @@ class Trial:
         self._different: deque[bool] = deque(maxlen=size)
         self._seconds: deque[float] = deque(maxlen=size)
         self._champion_seconds: deque[float] = deque(maxlen=size)
-        self._turn, self._num_noted = 0.0, 0
+        self._turn = 0.0
         self.num_compared = self.num_different = 0
         self.returned = self._read().get(self._pair[0], "")
         self._metrics.canary_weight.set(0.0 if self.returned or challenger is None else self.weight)
