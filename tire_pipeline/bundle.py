@@ -23,6 +23,7 @@ import onnxruntime
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
+from tire_pipeline.input_gate import InputGate
 
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
@@ -45,6 +46,7 @@ class Bundle:
     threshold: float = 0.5
     review_band: tuple[float, float] = (0.5, 0.5)
     golden: dict[str, list[float]] = field(default_factory=dict)
+    input_gate: InputGate | None = None
     digest: str = ""
 
     @classmethod
@@ -64,6 +66,8 @@ class Bundle:
             _check_file(path / name, sha256)
         record["preprocessing"] = _preprocessing(record["preprocessing"])
         record["review_band"] = tuple(record["review_band"])
+        if gate := record.get("input_gate"):  # bundles of before have none
+            record["input_gate"] = InputGate(**gate)
         return cls(path=path, digest=hashlib.sha256(data).hexdigest(), **record)
 
     def save(self) -> Bundle:

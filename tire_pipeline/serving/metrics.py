@@ -23,6 +23,7 @@ class ServingMetrics:
             "inference_requests", "Inference requests answered", ["version", "code"], registry=registry
         )
         self.images = Counter("inference_images", "Images by outcome", ["version", "outcome"], registry=registry)
+        self.retakes = Counter("inference_retakes", "Pictures not fit to be judged, by why", ["why"], registry=registry)
         self.duration_s = Histogram(
             "inference_duration_seconds", "Request to answer", buckets=DURATIONS_S, registry=registry
         )

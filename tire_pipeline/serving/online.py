@@ -17,14 +17,13 @@ from uuid import uuid4
 
 import numpy as np
 
-from tire_pipeline.bundle import Floats
+from tire_pipeline.bundle import Bundle, Floats
 from tire_pipeline.errors import TireError
-from tire_pipeline.imaging import Preprocessing
 from tire_pipeline.serving.batcher import Batcher
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel
-from tire_pipeline.serving.reading import Reading, by_class, read
+from tire_pipeline.serving.reading import Reading, by_class, decide, read
 from tire_pipeline.serving.schemas import ImageAnswer
 from tire_pipeline.serving.shadow import Answered, Shadow
 from tire_pipeline.serving.trial import Trial
@@ -116,14 +115,16 @@ class OnlinePredictor:
             if self._beside:
                 self._beside.trial.answered(champion, seconds=time.perf_counter() - started)
         answer = image_answer(scored, upload.filename)
+        picture = scored.reading.picture
         self._metrics.images.labels(scored.model.version, answer.decision or "error").inc()
+        if picture and picture.retake:
+            self._metrics.retakes.labels(picture.retake.why).inc()
         latency_ms = 1000 * (time.perf_counter() - started)
         self._record(ledger_row(answer, scored.reading, at=at, latency_ms=latency_ms))
-        if self._beside and challenger and scored.reading.picture and scored.p_K is not None:
+        if self._beside and challenger and picture and scored.p_K is not None:
             other = champion if scored.model is challenger else challenger
-            x_CHW = scored.reading.picture.x_CHW
             self._beside.shadow.offer(
-                Answered(answer.prediction_id, upload.data, x_CHW, scored.model, scored.p_K, other, challenger)
+                Answered(answer.prediction_id, upload.data, picture, scored.model, scored.p_K, other, challenger)
             )
         return answer
 
@@ -140,13 +141,13 @@ class OnlinePredictor:
         return scored
 
     async def _score(self, batcher: Batcher, model: LoadedModel, upload: Upload) -> Scored:
-        reading = await self._read(upload.data, model.bundle.preprocessing)
+        reading = await self._read(upload.data, model.bundle)
         if reading.picture is None:
             return Scored(model, reading, None)
         return Scored(model, reading, (await self._run(batcher, model, reading.picture.x_CHW[None]))[0])
 
-    async def _read(self, data: bytes, spec: Preprocessing) -> Reading:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, read, data, spec, self._limits)
+    async def _read(self, data: bytes, bundle: Bundle) -> Reading:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, read, data, bundle, self._limits)
 
     async def _run(self, batcher: Batcher, model: LoadedModel, x_BCHW: Floats) -> Floats:
         p_BK = await asyncio.wrap_future(batcher.submit(model, x_BCHW))
@@ -165,8 +166,9 @@ def image_answer(scored: Scored, filename: str) -> ImageAnswer:
         model_digest=bundle.digest,
         error=scored.reading.error,
     )
-    if scored.p_K is not None:
-        answer.label, answer.probability, answer.decision = bundle.decide(scored.p_K)
+    if scored.p_K is not None and (picture := scored.reading.picture):
+        answer.label, answer.probability, answer.decision = decide(bundle, picture, scored.p_K)
+        answer.reason, answer.retake = ("retake", picture.retake.text) if picture.retake else (None, None)
         answer.probabilities = by_class(bundle, scored.p_K)
     return answer
 
@@ -175,7 +177,7 @@ def ledger_row(answer: ImageAnswer, reading: Reading, *, at: datetime, latency_m
     """The row of table `predictions` for one answered image; what could not be measured is None."""
     picture = reading.picture
     return {
-        **answer.model_dump(exclude={"filename"}),
+        **answer.model_dump(exclude={"filename", "reason", "retake"}),
         "at": at,
         "latency_ms": latency_ms,
         "sha256": reading.sha256,

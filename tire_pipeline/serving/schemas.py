@@ -17,7 +17,8 @@ class ErrorAnswer(BaseModel):
 class ImageAnswer(BaseModel):
     """One image, in the order sent: either `label` to `decision`, or `error`.
 
-    `probability` is the label's, calibrated, 0..1. `model_version` is 0 for a bundle that is not registered.
+    `probability` is the label's, calibrated, 0..1. `model_version` is 0 for a bundle that is not registered. Where the
+    picture itself is not fit to be judged, `decision` is `review`, `reason` is `retake`, and `retake` says why.
     """
 
     filename: str
@@ -28,6 +29,8 @@ class ImageAnswer(BaseModel):
     probability: float | None = None
     probabilities: dict[str, float] | None = None
     decision: str | None = None
+    reason: str | None = None
+    retake: str | None = None
     error: str | None = None
 
 

@@ -21,7 +21,7 @@ from tire_pipeline.bundle import Bundle, Floats
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel
-from tire_pipeline.serving.reading import read
+from tire_pipeline.serving.reading import Picture, decide, read
 from tire_pipeline.serving.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ LOOK_S = 0.002
 
 @dataclass(frozen=True)
 class Answered:
-    """A picture and what was answered for it: `by` gave `p_K` on `x_CHW`, read from `data`; `other` is to score it too.
-    One of the two is `challenger`.
+    """A picture and what was answered for it: `by` gave `p_K` on `picture`, read from `data`, and `other` is to score
+    it too. One of the two is `challenger`.
     """
 
     prediction_id: str
     data: bytes
-    x_CHW: Floats
+    picture: Picture
     by: LoadedModel
     p_K: Floats
     other: LoadedModel
@@ -47,7 +47,7 @@ class Answered:
 
     @property
     def num_bytes(self) -> int:
-        return self.x_CHW.nbytes + len(self.data)
+        return self.picture.x_CHW.nbytes + len(self.data)
 
 
 class Shadow:
@@ -109,7 +109,8 @@ class Shadow:
     def _score(self, answered: Answered) -> None:
         started, other = time.perf_counter(), answered.other
         try:
-            q_K = other.session.probabilities(self._input(answered)[None])[0]
+            picture = self._picture(answered)
+            q_K = other.session.probabilities(picture.x_CHW[None])[0]
             if not np.isfinite(q_K).all():
                 raise ValueError("probabilities that are no numbers")
         except Exception as error:  # whatever the other model does to a picture must stay here
@@ -117,7 +118,10 @@ class Shadow:
             log.warning("Version %d failed on prediction %s: %s", other.version, answered.prediction_id, error)
             return
         self._metrics.shadow_duration_s.observe(time.perf_counter() - started)
-        given, would = answered.by.bundle.decide(answered.p_K)[2], other.bundle.decide(q_K)[2]
+        given, would = (
+            decide(model.bundle, seen, p_K)[2]
+            for model, seen, p_K in ((answered.by, answered.picture, answered.p_K), (other, picture, q_K))
+        )
         if given != would:
             log.info(
                 "Prediction %s: version %d decided %s, version %d would decide %s",
@@ -129,14 +133,14 @@ class Shadow:
             difference=difference(answered.by.bundle, answered.p_K, other.bundle, q_K),
         )
 
-    def _input(self, answered: Answered) -> Floats:
-        spec = answered.other.bundle.preprocessing
-        if spec == answered.by.bundle.preprocessing:
-            return answered.x_CHW
-        picture = read(answered.data, spec, self._limits).picture
+    def _picture(self, answered: Answered) -> Picture:
+        one, other = answered.by.bundle, answered.other.bundle
+        if (one.preprocessing, one.input_gate) == (other.preprocessing, other.input_gate):
+            return answered.picture
+        picture = read(answered.data, other, self._limits).picture
         if picture is None:
             raise ValueError("the picture cannot be read again")
-        return picture.x_CHW
+        return picture
 
 
 def difference(one: Bundle, p_K: Floats, other: Bundle, q_K: Floats) -> float:

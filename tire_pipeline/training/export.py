@@ -16,6 +16,7 @@ from tire_pipeline.bundle import MODEL, Bundle, Session, softmax
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.imaging import Preprocessing, normalise
+from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.metrics import Floats, Ints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
@@ -30,13 +31,15 @@ def export(
     labels_N: Ints,
     val: Ints,
     *,
+    train: Ints,
     classes: list[str],
     positive_class: str | None,
     config: TrainingConfig,
     snapshot_digest: str,
     folder: Path,
 ) -> Bundle:
-    """Write the bundle into `folder` (empty). Calibration and threshold come from the validation rows.
+    """Write the bundle into `folder` (empty). Calibration and threshold come from the validation rows, the input
+    gate from those and the training rows.
 
     Raises TireError when onnxruntime and torch disagree by more than 1e-4 in a probability.
     """
@@ -61,6 +64,7 @@ def export(
         temperature=temperature,
         threshold=threshold,
         review_band=review_band(threshold),
+        input_gate=fit_input_gate(images_NHWC, train, val),
     )
     golden = val[:: max(1, len(val) // NUM_GOLDEN)][:NUM_GOLDEN]
     x_BCHW = normalise(images_NHWC[golden], preprocessing)

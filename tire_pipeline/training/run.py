@@ -118,6 +118,7 @@ def _fit_and_export(
         images,
         labels_N,
         val,
+        train=train,
         classes=classes,
         positive_class=job.positive_class,
         config=config,

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.limits import Limits
@@ -134,6 +135,21 @@ def test_a_picture_that_cannot_be_used_says_why(
 
 def test_a_very_long_picture_does_not_break_the_server(client: httpx.Client, model: LoadedModel) -> None:
     assert client.post("/predict", files=pictures(png(40_000, 20))).status_code == 200
+
+
+def test_a_picture_that_is_not_fit_to_be_judged_is_for_review_and_says_what_to_do(
+    client: httpx.Client, slot: ModelSlot, model: LoadedModel, red_png: bytes, ledger: FakeLedger
+) -> None:
+    gate = fit_input_gate(np.random.default_rng(0).integers(90, 110, (9, 16, 16, 3), np.uint8), np.arange(6), np.arange(9))
+    slot.swap(replace(model, bundle=replace(model.bundle, input_gate=replace(gate, side_min=30))))
+    (answer,) = client.post("/predict", files=pictures(red_png)).json()["predictions"]
+    assert (answer["label"], answer["decision"], answer["reason"]) == ("defective", "review", "retake")
+    assert "too small (24 × 24, needed 30 a side)" in answer["retake"]
+    text = client.get("/metrics").text
+    assert 'inference_retakes_total{why="small"} 1.0' in text
+    assert 'inference_images_total{outcome="review",version="7"} 1.0' in text
+    client.post("/feedback", json={"prediction_id": answer["prediction_id"], "label": "good"})
+    assert ledger.rows[answer["prediction_id"]]["decision"] == "review"
 
 
 @pytest.mark.parametrize(
