@@ -57,23 +57,16 @@ class InputGate:
     def refusal(self, pixels_HWC: Pixels, *, width: int, height: int) -> Retake | None:
         """Why the picture is not fit, None where it is. The pixels are the model's, `width` and `height` the file's."""
         if min(width, height) < self.side_min:
-            return Retake(
-                "small", f"The picture is {width} × {height}; from {self.side_min} pixels a side it is judged."
-            )
+            return Retake("small", f"The picture is too small ({width} × {height}, needed {self.side_min} a side).")
         if (light := imaging.brightness(pixels_HWC)) < self.brightness_min:
-            return Retake(
-                "dark", f"The picture is too dark (brightness {light:.0f}, needed {self.brightness_min:.0f} of 255)."
-            )
+            text = f"The picture is too dark (brightness {light:.0f}, needed {self.brightness_min:.0f} of 255)."
+            return Retake("dark", text)
         if (sharp := imaging.sharpness(pixels_HWC)) < self.sharpness_min:
-            return Retake(
-                "blurred", f"The picture is blurred (sharpness {sharp:.1f}, needed {self.sharpness_min:.1f})."
-            )
+            text = f"The picture is too blurred (sharpness {sharp:.1f}, needed {self.sharpness_min:.1f})."
+            return Retake("blurred", text)
         if (distance := self.distance(pixels_HWC)) > self.distance_max:
-            return Retake(
-                "unlike",
-                f"The picture is unlike those the model learnt from (distance {distance:.1f}, at most "
-                f"{self.distance_max:.1f}).",
-            )
+            allowed = f"distance {distance:.1f}, at most {self.distance_max:.1f}"
+            return Retake("unlike", f"The picture is unlike those the model learnt from ({allowed}).")
         return None
 
     def distance(self, pixels_HWC: Pixels) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,7 +32,11 @@ def check_serving(bundle: Bundle, *, log_file: Path) -> dict[str, float]:
     when the server does not come up, answers otherwise than the bundle expects, or takes a broken image for a picture.
     """
     start = time.monotonic()
-    with _server(bundle, log_file) as url, httpx.Client(base_url=url, timeout=30) as client:
+    key = secrets.token_urlsafe(32)  # the server's own keys are known to it as hashes alone
+    with (
+        _server(bundle, log_file, key) as url,
+        httpx.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {key}"}) as client,
+    ):
         _wait_ready(client, log_file)
         ready_s = time.monotonic() - start
         differences, latencies = [], []
@@ -50,13 +56,14 @@ def check_serving(bundle: Bundle, *, log_file: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _server(bundle: Bundle, log_file: Path) -> Iterator[str]:
+def _server(bundle: Bundle, log_file: Path, key: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tire_pipeline", "serve", "--bundle", str(bundle.path), "--port", str(port)]
+    env = {**os.environ, "TIRE_API_KEYS": hashlib.sha256(key.encode()).hexdigest()}
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

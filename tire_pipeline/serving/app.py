@@ -18,6 +18,7 @@ from tire_pipeline.serving import routes, v2
 from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.keys import RequireKey
 from tire_pipeline.serving.limits import BodyGuard, Limits
 from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
 from tire_pipeline.serving.model import ModelSlot
@@ -42,9 +43,13 @@ def create_app(
     capture: Capture | None = None,
     followers: Sequence[Follower] = (),
     trial: Trial | None = None,
+    api_keys: Sequence[str] = (),
     threads: int = 1,
 ) -> FastAPI:
-    """The server's application. Its lifespan starts the followers, and at the end drains batcher and capture."""
+    """The server's application. Its lifespan starts the followers, and at the end drains batcher and capture.
+
+    With `api_keys`, sha256 of keys, requests need one of them (see `keys.RequireKey`).
+    """
     limits = limits or Limits()
     service = build_service(slot, limits=limits, metrics=metrics, capture=capture, trial=trial, threads=threads)
 
@@ -63,6 +68,8 @@ def create_app(
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
     app.add_middleware(BodyGuard, limits=limits)
+    if api_keys:
+        app.add_middleware(RequireKey, digests=api_keys)
     app.add_middleware(CountRequests, metrics=metrics, is_inference=lambda path: INFERENCE.fullmatch(path) is not None)
     _add_error_answers(app)
     return app

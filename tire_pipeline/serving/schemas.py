@@ -40,6 +40,18 @@ class PredictAnswer(BaseModel):
     predictions: list[ImageAnswer]
 
 
+class ExplainAnswer(BaseModel):
+    """By how much the probability of `label` falls where a cell of the picture is covered, row by row from the top;
+    negative where it rises.
+    """
+
+    label: str
+    probability: float
+    map: list[list[float]]
+    model_version: int
+    model_digest: str
+
+
 class Feedback(BaseModel):
     """What a person says the image shows."""
 

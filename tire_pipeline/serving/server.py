@@ -49,7 +49,7 @@ def bundle_app(settings: Settings, bundle: Path) -> FastAPI:
     metrics = ServingMetrics()
     slot = ModelSlot(settings.project, metrics)
     slot.swap(load_model(bundle, threads=_cores()))
-    return create_app(slot, metrics=metrics, threads=_cores())
+    return create_app(slot, metrics=metrics, api_keys=settings.api_key_digests, threads=_cores())
 
 
 def production_app(settings: Settings) -> FastAPI:
@@ -79,7 +79,15 @@ def production_app(settings: Settings) -> FastAPI:
             _challenger(trial, slot, cache, partial(target, alias=settings.shadow_alias), settings, metrics)
         )
     capture = _capture(settings, folder / "spool", metrics)
-    return create_app(slot, metrics=metrics, capture=capture, followers=followers, trial=trial, threads=_cores())
+    return create_app(
+        slot,
+        metrics=metrics,
+        capture=capture,
+        followers=followers,
+        trial=trial,
+        api_keys=settings.api_key_digests,
+        threads=_cores(),
+    )
 
 
 def _challenger(

@@ -11,6 +11,7 @@ from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel, ModelSlot
+from tire_pipeline.serving.occlusion import Explainer
 from tire_pipeline.serving.online import Beside, OnlinePredictor
 from tire_pipeline.serving.shadow import Shadow
 from tire_pipeline.serving.spool import Row
@@ -31,6 +32,7 @@ class Service:
     pool: ThreadPoolExecutor
     batcher: Batcher
     predictor: OnlinePredictor
+    explainer: Explainer
     capture: Capture | None
     beside: Beside | None
 
@@ -69,7 +71,7 @@ def build_service(
     record = capture.record if capture else _forget
     beside = _beside(trial, batcher, limits, metrics) if trial else None
     predictor = OnlinePredictor(batcher, pool, limits=limits, metrics=metrics, record=record, beside=beside)
-    return Service(slot, limits, metrics, pool, batcher, predictor, capture, beside)
+    return Service(slot, limits, metrics, pool, batcher, predictor, Explainer(predictor), capture, beside)
 
 
 def _beside(trial: Trial, batcher: Batcher, limits: Limits, metrics: ServingMetrics) -> Beside:
