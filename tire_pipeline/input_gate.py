@@ -11,9 +11,10 @@ Shapes: N images, H height, W width, C channels (RGB), D statistics.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -30,7 +31,8 @@ DIRECTIONS = 8
 SHRINKAGE = 0.1  # of the covariance towards independence: a few hundred images describe 34 dimensions badly
 MARGIN = 1.3  # beyond the 99th percentile of images that were held out
 LIGHT_MARGIN = 0.5  # below the 1st percentile of what was trained on
-FIT_MAX = 2000
+FIT_MAX = 1000
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,24 @@ class InputGate:
         return values.reshape(side + 2, side)
 
 
+class Rows(Protocol):
+    """Images (N, H, W, C) by row: an array, or what stands for one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, rows: npt.NDArray[np.integer[Any]], /) -> Pixels: ...
+
+
 def fit_input_gate(
-    images_NHWC: npt.NDArray[np.uint8], train: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64]
+    images_NHWC: Rows, train: npt.NDArray[np.integer[Any]], held_out: npt.NDArray[np.integer[Any]]
 ) -> InputGate:
     """The gate of a model that learnt from the rows `train`; how far is too far comes from the rows `held_out`.
 
     `images_NHWC` are at the model's size. At most `FIT_MAX` images of each are looked at, evenly spread.
     """
     train, held_out = (rows[:: -(-len(rows) // FIT_MAX)] for rows in (train, held_out))
-    known_ND = np.stack([statistics(images_NHWC[i]) for i in train])
+    known = [(statistics(p), imaging.brightness(p), imaging.sharpness(p)) for p in _each(images_NHWC, train)]
+    known_ND = np.stack([found_D for found_D, _, _ in known])
     centre_D, scale_D = known_ND.mean(axis=0), known_ND.std(axis=0) + np.float32(1e-3)
     z_ND = (known_ND - centre_D) / scale_D
     size = z_ND.shape[1]
@@ -100,51 +111,54 @@ def fit_input_gate(
     space = np.concatenate([centre_D[None], scale_D[None], whitening_DD]).astype("<f4")
     gate = InputGate(
         side_min=min(images_NHWC.shape[1:3]) // 2,
-        brightness_min=round(LIGHT_MARGIN * _low(images_NHWC, train, imaging.brightness), 2),
-        sharpness_min=round(LIGHT_MARGIN * _low(images_NHWC, train, imaging.sharpness), 2),
+        brightness_min=round(LIGHT_MARGIN * float(np.percentile([light for _, light, _ in known], 1)), 2),
+        sharpness_min=round(LIGHT_MARGIN * float(np.percentile([sharp for _, _, sharp in known], 1)), 2),
         distance_max=float("inf"),
         space=base64.b64encode(space.tobytes()).decode(),
     )
-    far = float(np.percentile([gate.distance(images_NHWC[i]) for i in held_out], 99))
+    far = float(np.percentile([gate.distance(p) for p in _each(images_NHWC, held_out)], 99))
     return replace(gate, distance_max=round(MARGIN * far, 4))
 
 
 def statistics(pixels_HWC: Pixels) -> Floats:
     """(D,) of one image: colour, light, detail by scale, directions of edges, and where the light is."""
     small = imaging.shrink(pixels_HWC, height=SIDE, width=SIDE)
-    lab_HWC = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
-    light_HW = lab_HWC[..., 0]
+    lab_HWC = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
+    mean_C, std_C = cv2.meanStdDev(lab_HWC)
+    light_HW = np.ascontiguousarray(lab_HWC[..., 0])
+    counts = np.cumsum(np.bincount(light_HW.ravel(), minlength=256)) / light_HW.size
+    values_HW = light_HW.astype(np.float32)
     parts = [
-        lab_HWC.mean(axis=(0, 1)),
-        lab_HWC.std(axis=(0, 1)),
-        np.percentile(light_HW, [5, 50, 95]),
-        _detail(light_HW),
-        _directions(light_HW),
-        cv2.resize(light_HW, (3, 3), interpolation=cv2.INTER_AREA).ravel() - light_HW.mean(),
+        mean_C.ravel(),
+        std_C.ravel(),
+        np.searchsorted(counts, [0.05, 0.5, 0.95]),
+        _detail(values_HW),
+        _directions(values_HW),
+        cv2.resize(values_HW, (3, 3), interpolation=cv2.INTER_AREA).ravel() - mean_C[0],
     ]
     return np.concatenate(parts).astype(np.float32)
 
 
-def _detail(light_HW: Floats) -> Floats:
+def _detail(light_HW: npt.NDArray[Any]) -> Floats:
     """How much there is to see in each of `BANDS` octaves, and how evenly spread it is."""
     found, rest_HW = [], light_HW
     for _ in range(BANDS):
         low_HW = cv2.GaussianBlur(rest_HW, (0, 0), 1.5)
-        band_HW = rest_HW - low_HW
-        strength = np.log1p(band_HW.std())
-        found += [strength, np.log1p(np.abs(band_HW).mean()) - strength]
+        strength = float(np.log1p(cv2.norm(rest_HW, low_HW, cv2.NORM_L2) / rest_HW.size**0.5))
+        found += [strength, float(np.log1p(cv2.norm(rest_HW, low_HW, cv2.NORM_L1) / rest_HW.size)) - strength]
         rest_HW = low_HW[::2, ::2]
     return np.array(found, np.float32)
 
 
-def _directions(light_HW: Floats) -> Floats:
+def _directions(light_HW: npt.NDArray[Any]) -> Floats:
     """Shares of `DIRECTIONS` directions in the edges."""
     x_HW, y_HW = cv2.Sobel(light_HW, cv2.CV_32F, 1, 0), cv2.Sobel(light_HW, cv2.CV_32F, 0, 1)
-    turn_HW = (np.arctan2(y_HW, x_HW) % np.pi) / np.pi
-    counts, _ = np.histogram(turn_HW, DIRECTIONS, (0, 1), weights=np.hypot(x_HW, y_HW))
-    return (counts / (counts.sum() + 1e-3)).astype(np.float32)
+    length_HW, turn_HW = cv2.cartToPolar(x_HW, y_HW)
+    bins_HW = (turn_HW * (DIRECTIONS / np.pi)).astype(np.int32) % DIRECTIONS  # an edge and its opposite are one
+    counts = np.bincount(bins_HW.ravel(), weights=length_HW.ravel(), minlength=DIRECTIONS)
+    return np.asarray(counts / (counts.sum() + 1e-3), np.float32)
 
 
-def _low(images_NHWC: Pixels, rows: npt.NDArray[np.int64], measure: Callable[[Pixels], float]) -> float:
-    """The 1st percentile of a measure over these images."""
-    return float(np.percentile([measure(images_NHWC[i]) for i in rows], 1))
+def _each(images_NHWC: Rows, rows: npt.NDArray[np.integer[Any]]) -> Iterator[Pixels]:
+    for start in range(0, len(rows), CHUNK):
+        yield from images_NHWC[rows[start : start + CHUNK]]
