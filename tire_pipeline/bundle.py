@@ -23,6 +23,7 @@ import onnxruntime
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
+from tire_pipeline.input_gate import InputGate
 from tire_pipeline.refs import digest_of_file
 
 MANIFEST = "bundle.json"
@@ -49,6 +50,7 @@ class Bundle:
     costs: tuple[float, float] = (1.0, 1.0)
     recall_min: float | None = None
     golden: dict[str, list[float]] = field(default_factory=dict)
+    input_gate: InputGate | None = None
     digest: str = ""
 
     @classmethod
@@ -69,6 +71,8 @@ class Bundle:
         record["preprocessing"] = _preprocessing(record["preprocessing"])
         record["review_band"] = tuple(record["review_band"])
         record["costs"] = tuple(record.get("costs", (1.0, 1.0)))
+        if gate := record.get("input_gate"):  # bundles of before have none
+            record["input_gate"] = InputGate(**gate)
         return cls(path=path, digest=hashlib.sha256(data).hexdigest(), **record)
 
     def save(self) -> Bundle:

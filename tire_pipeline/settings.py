@@ -18,7 +18,9 @@ STACK_ENV = "stack.env"
 class Settings(BaseSettings):
     """Addresses, names and secrets of one deployment. No secret has a default.
 
-    Empty `s3_endpoint_url` means AWS, and empty S3 keys mean the usual AWS credential chain.
+    Empty `s3_endpoint_url` means AWS, and empty S3 keys mean the usual AWS credential chain. The server scores the
+    model of `shadow_alias` (`off`: none) on what the champion answers, and lets it answer the share `canary_weight`.
+    `api_keys` are the sha256 of the keys that it accepts, with commas between; without any, everybody may ask.
     """
 
     model_config = SettingsConfigDict(env_prefix="TIRE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -36,6 +38,9 @@ class Settings(BaseSettings):
     mlflow_url: str = ""
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
+    shadow_alias: str = Field("staging", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    canary_weight: float = Field(0.0, ge=0.0, le=1.0)
+    api_keys: str = Field("", pattern=r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$")
     airflow_url: str = ""
     airflow_user: str = "admin"
     airflow_password: SecretStr | None = None
@@ -62,6 +67,10 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @property
+    def api_key_digests(self) -> list[str]:
+        return self.api_keys.split(",") if self.api_keys else []
 
     @property
     def cache(self) -> Path:

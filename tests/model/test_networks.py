@@ -73,6 +73,7 @@ def test_every_network_trains_and_its_export_answers_as_it_does(model_type: str,
     made = export(  # raises where the answers differ by 1e-4
         fitted.model,
         *(images_NHWC, labels_N, rows),
+        train=rows,
         classes=["good", "bar"],
         positive_class="bar",
         config=config,

@@ -88,6 +88,7 @@ def test_the_normalisation_of_the_weights_reaches_training_and_the_bundle(folder
     made = export(
         fitted.model,
         *(images_NHWC, labels_N, rows),
+        train=rows,
         classes=["good", "bar"],
         positive_class="bar",
         config=config,

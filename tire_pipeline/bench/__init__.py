@@ -5,4 +5,8 @@ pictures  the photographs that are loaded
 designs   our loader and the two that need no environment of their own, a child process a measurement
 peers     the others, a script that runs in .venv-bench and imports nothing of ours
 loader    prepares, runs the rounds, gathers the rows
+
+load              requests over plain sockets, and what became of them
+serve             one model behind several servers, asked by one generator
+serving_litserve  LitServe, and serving_peers what `mlflow models serve` needs: scripts that run in .venv-bench
 """

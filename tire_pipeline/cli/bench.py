@@ -1,8 +1,9 @@
-"""Commands that measure: bench loader."""
+"""Commands that measure: bench loader, bench serve."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from tire_pipeline.cli.output import Json, progress, result, table, tell
 
 if TYPE_CHECKING:
     from tire_pipeline.bench.measure import Row
+    from tire_pipeline.bench.serve import ServeRow
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the product against what people use instead.")
 
@@ -58,6 +60,56 @@ def loader(
         return
     columns = ["design", "CPU µs", "× naive", "lowest–highest", "normalised", "× naive", "images/s"]
     table("CPU µs an image, medians", columns, [_cells(row) for row in rows])
+
+
+@bench.command()
+def serve(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each server is asked.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long it is asked each time.")] = 5.0,
+    connections: Annotated[int, typer.Option(min=1, help="How many clients ask at once.")] = 8,
+    bundle: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Your own bundle, instead of an untrained cnn.")
+    ] = None,
+    peers: Annotated[Path, typer.Option(help="Python of the environment with the peers.")] = Path(
+        ".venv-bench/bin/python"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Compare servers of one ONNX model by throughput, latency and memory, in one interleaved run.
+
+    Example: `tire bench serve --rounds 5 --seconds 5`
+    """
+    from tire_pipeline.bench.serve import compare_servers
+
+    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name, progress("measuring") as move:
+        rows = compare_servers(
+            Path(name),
+            bundle=bundle,
+            rounds=rounds,
+            seconds=seconds,
+            connections=connections,
+            peers_python=peers,
+            say=tell,
+            progress=move,
+        )
+    if as_json:
+        result({"rows": [asdict(row) for row in rows]}, as_json=True)
+        return
+    columns = ["server", "answers/s", "lowest–highest", "p50 ms", "p99 ms", "CPU ms", "memory MB", "failed"]
+    table("One model, medians", columns, [_served(row) for row in rows])
+
+
+def _served(row: ServeRow) -> list[str]:
+    return [
+        row.server.replace(" ", "\N{NO-BREAK SPACE}"),
+        f"{row.per_s:,.0f}",
+        f"{row.per_s_min:,.0f}–{row.per_s_max:,.0f}",
+        f"{row.p50_ms:,.1f}",
+        f"{row.p99_ms:,.1f}",
+        f"{row.cpu_ms:,.2f}",
+        f"{row.memory_mb:,.0f}",
+        str(row.failed),
+    ]
 
 
 def _cells(row: Row) -> list[str]:

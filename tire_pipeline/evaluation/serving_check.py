@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -60,7 +62,12 @@ def serving(folder: Path, *, log_file: Path) -> Iterator[tuple[Bundle, Server]]:
     except InputError as error:
         raise GateRefused(f"{error} Nothing was promoted.") from None
     begun = time.monotonic()
-    with _process(bundle, log_file) as (process, url), httpx.Client(base_url=url, timeout=30) as client:
+    key = secrets.token_urlsafe(32)  # the server's own keys are known to it as hashes alone
+    headers = {"Authorization": f"Bearer {key}"}
+    with (
+        _process(bundle, log_file, key) as (process, url),
+        httpx.Client(base_url=url, timeout=30, headers=headers) as client,
+    ):
         _wait_ready(client, process, log_file)
         yield bundle, Server(client, process, log_file, time.monotonic() - begun)
 
@@ -127,13 +134,14 @@ def check_load(bundle: Bundle, server: Server, limits: ServingLimits) -> dict[st
 
 
 @contextmanager
-def _process(bundle: Bundle, log_file: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def _process(bundle: Bundle, log_file: Path, key: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tire_pipeline", "serve", "--bundle", str(bundle.path), "--port", str(port)]
+    env = {**os.environ, "TIRE_API_KEYS": hashlib.sha256(key.encode()).hexdigest()}
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:

@@ -1,4 +1,4 @@
-"""Which model is in production, asked of MLflow's REST API without its package (which costs seconds and 200 MB)."""
+"""Which version an alias names, asked of MLflow's REST API without its package (which costs seconds and 200 MB)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TIMEOUT_S = 5.0
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def production_target(mlflow_url: str, project: str) -> Target | None:
-    """The version behind the alias `production`, or None while nothing is promoted.
+def alias_target(mlflow_url: str, project: str, *, alias: str) -> Target | None:
+    """The version behind the alias, or None while there is none.
 
     Raises ServiceUnavailable when MLflow does not answer, InputError when the version names no bundle.
     """
-    query = urllib.parse.urlencode({"name": project, "alias": "production"})
+    query = urllib.parse.urlencode({"name": project, "alias": alias})
     answer = _get(f"{mlflow_url.rstrip('/')}/api/2.0/mlflow/registered-models/alias?{query}")
     if answer is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -18,10 +18,12 @@ from tire_pipeline.serving import routes, v2
 from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.keys import RequireKey
 from tire_pipeline.serving.limits import BodyGuard, Limits
 from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
 from tire_pipeline.serving.model import ModelSlot
 from tire_pipeline.serving.service import build_service
+from tire_pipeline.serving.trial import Trial
 
 INFERENCE = re.compile(r"/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 UNROUTED = ("Not Found", "Method Not Allowed")  # Starlette's own words
@@ -39,19 +41,24 @@ def create_app(
     metrics: ServingMetrics,
     limits: Limits | None = None,
     capture: Capture | None = None,
-    follower: Follower | None = None,
+    followers: Sequence[Follower] = (),
+    trial: Trial | None = None,
+    api_keys: Sequence[str] = (),
     threads: int = 1,
 ) -> FastAPI:
-    """The server's application. Its lifespan starts the follower, and at the end drains batcher and capture."""
+    """The server's application. Its lifespan starts the followers, and at the end drains batcher and capture.
+
+    With `api_keys`, sha256 of keys, requests need one of them (see `keys.RequireKey`).
+    """
     limits = limits or Limits()
-    service = build_service(slot, limits=limits, metrics=metrics, capture=capture, threads=threads)
+    service = build_service(slot, limits=limits, metrics=metrics, capture=capture, trial=trial, threads=threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if follower:
+        for follower in followers:
             await asyncio.to_thread(follower.start)
         yield
-        if follower:
+        for follower in followers:
             follower.stop()
         await asyncio.to_thread(service.close)
 
@@ -61,6 +68,8 @@ def create_app(
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
     app.add_middleware(BodyGuard, limits=limits)
+    if api_keys:
+        app.add_middleware(RequireKey, digests=api_keys)
     app.add_middleware(CountRequests, metrics=metrics, is_inference=lambda path: INFERENCE.fullmatch(path) is not None)
     _add_error_answers(app)
     return app

@@ -53,6 +53,11 @@ class Batcher:
         """Not one more image would be admitted: a request can be refused before its body is read."""
         return self._in_flight >= self._limits.max_in_flight
 
+    @property
+    def idle(self) -> bool:
+        """No image is under way."""
+        return self._in_flight == 0
+
     @contextmanager
     def admit(self, num_images: int) -> Iterator[None]:
         """Room for `num_images` while the block runs. Raises Overloaded: all of a request are taken, or none."""

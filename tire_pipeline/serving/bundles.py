@@ -46,6 +46,7 @@ class BundleCache:
         path = self.path(target.digest)
         if path.is_dir():
             _check_digest(path, target)
+            os.utime(path)  # used last: not the next to be deleted
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as temporary:

@@ -1,4 +1,4 @@
-"""Keeps the slot at the model in production: looks at the alias, loads beside, checks, swaps."""
+"""Keeps a slot at the model that an alias names: looks at the alias, loads beside, checks, swaps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ REFUSED_FOR_S = 60.0
 
 
 class Follower:
-    """Polls `production` every `interval_s` in a thread of its own. A bundle that fails its checks is refused: the
+    """Polls `target` every `interval_s` in a thread of its own. A bundle that fails its checks is refused: the
     error is logged and counted, the old model goes on, and the same target is not tried again for a minute.
+
+    With `keeps` the last good bundle is remembered on disk, and an alias that is gone changes nothing: the champion.
+    Without, the slot is empty while the alias names nothing: the challenger.
     """
 
     def __init__(
@@ -29,24 +32,27 @@ class Follower:
         slot: ModelSlot,
         cache: BundleCache,
         *,
-        production: Callable[[], Target | None],
+        target: Callable[[], Target | None],
         metrics: ServingMetrics,
         threads: int = 1,
         interval_s: float = INTERVAL_S,
+        alias: str = "production",
+        keeps: bool = True,
     ) -> None:
-        self._slot, self._cache, self._production = slot, cache, production
+        self._slot, self._cache, self._target = slot, cache, target
         self._metrics, self._threads, self._interval_s = metrics, threads, interval_s
+        self._alias, self._keeps = alias, keeps
         self._refused: Target | None = None
         self._refused_until_s = 0.0
         self._trouble = ""
         self._stopped = threading.Event()
         # A daemon: a download that hangs does not hold up the end of the process, and leaves no half bundle.
-        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"follower-{alias}", daemon=True)
 
     def start(self) -> None:
         """Load the last good bundle from disk, so that answers need no other service; then follow the alias."""
         try:
-            target = self._cache.remembered()
+            target = self._cache.remembered() if self._keeps else None
             if target and self._cache.path(target.digest).is_dir():
                 self._load(target)
         except Exception as error:  # however it is damaged, MLflow and S3 can still give a good one
@@ -59,13 +65,15 @@ class Follower:
     def step(self) -> None:
         """Look once, and load what is new. Raises nothing: what went wrong is logged once and tried again."""
         try:
-            target = self._production()
+            target = self._target()
+            if target is None and not self._keeps and self._slot.current:
+                self._slot.clear()
             if target and self._is_new(target):
                 self._follow(target)
             self._trouble = ""
         except Exception as error:  # the thread must outlive whatever MLflow, S3 or the disk come up with
             if str(error) != self._trouble:
-                log.warning("The alias `production` cannot be followed now: %s", error)
+                log.warning("The alias `%s` cannot be followed now: %s", self._alias, error)
             self._trouble = str(error)
 
     def _run(self) -> None:
@@ -86,13 +94,14 @@ class Follower:
             self._metrics.refused.inc()
             self._refused, self._refused_until_s = target, time.monotonic() + REFUSED_FOR_S
             self._cache.discard(target.digest)
-            log.error("Version %d is refused, the old model goes on: %s", target.version, error)
+            log.error("Version %d is refused as %s: %s", target.version, self._alias, error)
 
     def _load(self, target: Target) -> None:
         model = self._loaded(target)
         self._slot.swap(model)
-        self._cache.remember(target)
-        log.info("Version %d (%s) answers now", target.version, target.digest[:12])
+        if self._keeps:
+            self._cache.remember(target)
+        log.info("Version %d (%s) is %s now", target.version, target.digest[:12], self._alias)
 
     def _loaded(self, target: Target) -> LoadedModel:
         current = self._slot.current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -13,20 +14,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tire_pipeline.imaging import MAX_PIXELS
 
 CLOSE = {"Connection": "close"}  # the rest of the body is not worth reading
+BUSY = {"Retry-After": "1", **CLOSE}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `max_in_flight` counts admitted images, decoding and queued together."""
+    """Sizes in bytes, times in seconds. `max_in_flight` counts admitted images, decoding and queued together;
+    `max_held_bytes` the bodies of all requests under way. `head_timeout_s` and what follows hold a connection.
+    """
 
     max_images: int = 32
     max_image_bytes: int = 20 * 2**20
     max_body_bytes: int = 64 * 2**20
     max_pixels: int = MAX_PIXELS
+    max_held_bytes: int = 256 * 2**20
     body_timeout_s: float = 30.0
     max_in_flight: int = 256
     max_batch: int = 16
     max_wait_s: float = 0.003
+    head_timeout_s: float = 10.0
+    max_head_bytes: int = 32 * 2**10
+    answer_timeout_s: float = 30.0
+    max_connections: int = 512
 
     def __post_init__(self) -> None:
         if self.max_in_flight < self.max_images:
@@ -34,16 +43,22 @@ class Limits:
                 f"max_in_flight is {self.max_in_flight}, below max_images {self.max_images}: "
                 "a full request could never be admitted."
             )
+        if self.max_held_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_held_bytes is {self.max_held_bytes}, below max_body_bytes {self.max_body_bytes}: "
+                "a full request could never be read."
+            )
 
 
 class BodyGuard:
-    """ASGI middleware: 413 for a body over `max_body_bytes`, 408 for one that takes over `body_timeout_s` to arrive.
+    """ASGI middleware: 413 for a body over `max_body_bytes`, 408 for one that takes over `body_timeout_s` to arrive,
+    429 while the bodies of all requests together hold `max_held_bytes`.
 
     A declared length is refused before anything is read; a chunked body is counted as it comes.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self.app, self.limits = app, limits
+        self.app, self.limits, self._held_bytes = app, limits, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,29 +68,30 @@ class BodyGuard:
         if declared.isdecimal() and int(declared) > self.limits.max_body_bytes:
             error = self._too_large()
             await JSONResponse({"error": error.detail}, error.status_code, error.headers)(scope, receive, send)
-        else:
-            await self.app(scope, self._counting(receive), send)
+            return
+        body = _Body(receive, asyncio.get_running_loop().time() + self.limits.body_timeout_s)
+        try:
+            await self.app(scope, partial(self._next, body), send)
+        finally:
+            self._held_bytes -= body.num_bytes
 
-    def _counting(self, receive: Receive) -> Receive:
-        received, complete = 0, False
-        deadline = asyncio.get_running_loop().time() + self.limits.body_timeout_s
-
-        async def counting() -> Message:
-            nonlocal received, complete
-            if complete:  # what comes now is the client's disconnect, which has all the time it wants
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise self._too_slow() from None
-            received += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if received > self.limits.max_body_bytes:
-                raise self._too_large()
-            return message
-
-        return counting
+    async def _next(self, body: _Body) -> Message:
+        if body.complete:  # what comes now is the client's disconnect, which has all the time it wants
+            return await body.receive()
+        try:
+            async with asyncio.timeout_at(body.deadline):
+                message = await body.receive()
+        except TimeoutError:
+            raise self._too_slow() from None
+        size = len(message.get("body", b""))
+        body.num_bytes += size
+        body.complete = not message.get("more_body", False)
+        self._held_bytes += size
+        if body.num_bytes > self.limits.max_body_bytes:
+            raise self._too_large()
+        if self._held_bytes > self.limits.max_held_bytes:
+            raise HTTPException(429, "The server is busy with other uploads; try again in a second.", BUSY)
+        return message
 
     def _too_large(self) -> HTTPException:
         megabytes = self.limits.max_body_bytes / 2**20
@@ -85,3 +101,11 @@ class BodyGuard:
     def _too_slow(self) -> HTTPException:
         text = f"The request did not arrive within {self.limits.body_timeout_s:g} seconds; send it again."
         return HTTPException(408, text, headers=CLOSE)
+
+
+@dataclass
+class _Body:
+    receive: Receive
+    deadline: float
+    num_bytes: int = 0
+    complete: bool = False

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DURATIONS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+DIFFERENCES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -22,6 +23,7 @@ class ServingMetrics:
             "inference_requests", "Inference requests answered", ["version", "code"], registry=registry
         )
         self.images = Counter("inference_images", "Images by outcome", ["version", "outcome"], registry=registry)
+        self.retakes = Counter("inference_retakes", "Pictures not fit to be judged, by why", ["why"], registry=registry)
         self.duration_s = Histogram(
             "inference_duration_seconds", "Request to answer", buckets=DURATIONS_S, registry=registry
         )
@@ -37,6 +39,25 @@ class ServingMetrics:
             "1 for the model that answers",
             ["project", "version", "digest", "candidate"],
             registry=registry,
+        )
+        self.challenger = Gauge(
+            "challenger_info",
+            "1 for the model that is scored in the shadow",
+            ["project", "version", "digest", "candidate"],
+            registry=registry,
+        )
+        self.shadow = Counter(
+            "shadow_images", "Pictures that both models scored, by outcome", ["version", "outcome"], registry=registry
+        )
+        self.shadow_difference = Histogram(
+            "shadow_difference", "Largest difference in a probability", buckets=DIFFERENCES, registry=registry
+        )
+        self.shadow_duration_s = Histogram(
+            "shadow_duration_seconds", "Scoring one picture in the shadow", buckets=DURATIONS_S, registry=registry
+        )
+        self.canary_weight = Gauge("canary_weight", "Share of requests the challenger answers now", registry=registry)
+        self.canary_returned = Counter(
+            "canary_returned", "Challengers sent back to the shadow", ["version", "limit"], registry=registry
         )
         self.refused = Counter("model_refused", "Bundles that failed their checks", registry=registry)
         self.capture_queue = Gauge("capture_queue_depth", "Predictions not written yet", registry=registry)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from prometheus_client import Gauge
 
 from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.errors import InputError
@@ -32,17 +33,25 @@ class LoadedModel:
 
 
 class ModelSlot:
-    """The model that answers now, None until the first is loaded. Reading `current` once gives a consistent model."""
+    """The model that answers now, None until the first is loaded. Reading `current` once gives a consistent model.
 
-    def __init__(self, project: str, metrics: ServingMetrics) -> None:
-        self.project, self._metrics = project, metrics
+    `info` is the gauge that names the model: the champion's unless the slot is the challenger's.
+    """
+
+    def __init__(self, project: str, metrics: ServingMetrics, *, info: Gauge | None = None) -> None:
+        self.project, self._info = project, info or metrics.model
         self.current: LoadedModel | None = None
 
     def swap(self, model: LoadedModel) -> None:
         """Answer with `model` from the next request on; requests under way end with the one they started with."""
-        self._metrics.model.clear()
-        self._metrics.model.labels(self.project, model.version, model.bundle.digest, model.bundle.candidate).set(1)
+        self._info.clear()
+        self._info.labels(self.project, model.version, model.bundle.digest, model.bundle.candidate).set(1)
         self.current = model
+
+    def clear(self) -> None:
+        """Hold no model from the next request on."""
+        self._info.clear()
+        self.current = None
 
 
 def load_model(path: Path, *, version: int = UNREGISTERED, threads: int = 1) -> LoadedModel:

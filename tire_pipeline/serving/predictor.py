@@ -17,7 +17,7 @@ import numpy as np
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.model import LoadedModel, load_model
-from tire_pipeline.serving.reading import Reading, by_class, read
+from tire_pipeline.serving.reading import Reading, by_class, decide, read
 from tire_pipeline.settings import load_settings
 from tire_pipeline.stores import objects
 
@@ -26,7 +26,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Classification:
-    """One file of a list: either `label` to `decision`, or `error`. `probability` is the label's, calibrated."""
+    """One file of a list: either `label` to `decision`, or `error`. `probability` is the label's, calibrated.
+
+    `retake` says why a picture cannot be judged; its decision is `review` then.
+    """
 
     path: str
     label: str | None = None
@@ -34,6 +37,7 @@ class Classification:
     probabilities: dict[str, float] | None = None
     decision: str | None = None
     error: str | None = None
+    retake: str | None = None
 
 
 class ImageClassifier:
@@ -77,7 +81,7 @@ class ImageClassifier:
             data = Path(path).read_bytes()
         except OSError as error:
             return Reading("", error=f"{path} cannot be read: {error.strerror}.")
-        return read(data, self.bundle.preprocessing, Limits())
+        return read(data, self.bundle, Limits())
 
     def _classify(self, paths: Sequence[str | Path], readings: list[Reading]) -> Iterator[Classification]:
         pictures = [reading.picture for reading in readings if reading.picture]
@@ -88,8 +92,12 @@ class ImageClassifier:
                 yield Classification(str(path), error=reading.error)
             else:
                 p_K = next(p_BK)
-                label, probability, decision = self.bundle.decide(p_K)
-                yield Classification(str(path), label, probability, by_class(self.bundle, p_K), decision)
+                label, probability, decision = decide(self.bundle, reading.picture, p_K)
+                retake = reading.picture.retake
+                probabilities = by_class(self.bundle, p_K)
+                yield Classification(
+                    str(path), label, probability, probabilities, decision, retake=retake.text if retake else None
+                )
 
 
 def _load_from_s3(uri: str, threads: int) -> LoadedModel:

@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from tire_pipeline import imaging
 from tire_pipeline.bundle import Bundle, Floats
 from tire_pipeline.errors import InputError
-from tire_pipeline.imaging import Preprocessing
+from tire_pipeline.input_gate import Retake
 from tire_pipeline.serving.limits import Limits
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: the model's input, and what monitoring wants to know of it (see `imaging`)."""
+    """A decoded picture: the model's input, what monitoring wants to know of it (see `imaging`), and why it should be
+    taken again, where the bundle's input gate says so.
+    """
 
     x_CHW: Floats
     width: int
     height: int
     brightness: float
     sharpness: float
+    retake: Retake | None = None
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Reading:
     error: str | None = None
 
 
-def read(data: bytes, spec: Preprocessing, limits: Limits) -> Reading:
+def read(data: bytes, bundle: Bundle, limits: Limits) -> Reading:
     """Decode and prepare one encoded picture. A file that is no picture is an ordinary result, not an exception."""
+    spec, gate = bundle.preprocessing, bundle.input_gate
     sha256 = hashlib.sha256(data).hexdigest()
     if len(data) > limits.max_image_bytes:
         megabytes = limits.max_image_bytes / 2**20
@@ -44,16 +48,24 @@ def read(data: bytes, spec: Preprocessing, limits: Limits) -> Reading:
     try:
         pixels_HWC = imaging.decode_file(data, max_pixels=limits.max_pixels).pixels
         height, width = pixels_HWC.shape[:2]
+        seen_HWC = imaging.resize(pixels_HWC, height=spec.height, width=spec.width)
         picture = Picture(
-            x_CHW=imaging.prepare(pixels_HWC, spec),
+            x_CHW=imaging.normalise(seen_HWC[None], spec)[0],
             width=width,
             height=height,
             brightness=imaging.brightness(pixels_HWC),
             sharpness=imaging.sharpness(pixels_HWC),
+            retake=gate.refusal(seen_HWC, width=width, height=height) if gate else None,
         )
     except InputError as error:
         return Reading(sha256, error=str(error))
     return Reading(sha256, picture)
+
+
+def decide(bundle: Bundle, picture: Picture, p_K: Floats) -> tuple[str, float, str]:
+    """(label, its probability, decision), as the bundle's: a picture that should be taken again is for `review`."""
+    label, probability, decision = bundle.decide(p_K)
+    return label, probability, "review" if picture.retake else decision
 
 
 def by_class(bundle: Bundle, p_K: Floats) -> dict[str, float]:

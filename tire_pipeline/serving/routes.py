@@ -13,8 +13,17 @@ from tire_pipeline.errors import InputError, ServiceUnavailable
 from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.limits import Limits
+from tire_pipeline.serving.model import LoadedModel
 from tire_pipeline.serving.online import Upload
-from tire_pipeline.serving.schemas import ErrorAnswer, Feedback, ModelAnswer, PredictAnswer
+from tire_pipeline.serving.reading import read
+from tire_pipeline.serving.schemas import (
+    ChallengerAnswer,
+    ErrorAnswer,
+    ExplainAnswer,
+    Feedback,
+    ModelAnswer,
+    PredictAnswer,
+)
 from tire_pipeline.serving.service import Service
 
 FLUSH_TIMEOUT_S = 5.0
@@ -24,6 +33,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorAnswer, "description": "The body is too large"},
     429: {"model": ErrorAnswer, "description": "Busy; try again after `Retry-After` seconds"},
     503: {"model": ErrorAnswer, "description": "No model is in production yet, or the ledger is away"},
+}
+EXPLAIN_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}, "label": {"type": "string"}},
+                }
+            }
+        },
+    }
 }
 PREDICT_BODY = {
     "requestBody": {
@@ -62,7 +85,41 @@ def build_router(service: Service) -> APIRouter:
         model = service.model()
         request.state.model_version = model.version
         answer = PredictAnswer(predictions=await service.predictor.classify(model, uploads))
+        request.state.model_version = answer.predictions[0].model_version
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+    @router.post(
+        "/explain",
+        summary="Where in a picture its class is seen",
+        responses={200: {"model": ExplainAnswer, "description": "The map"}, **ERRORS},
+        openapi_extra=EXPLAIN_BODY,
+    )
+    async def explain(request: Request) -> ExplainAnswer:
+        """Multipart fields `image` and, where it is not the decision's class that is asked for, `label`. Costs as much
+        as 65 pictures; one map is made at a time.
+        """
+        service.model()
+        upload, label = await _read_explain(request)
+        model = service.model()
+        request.state.model_version = model.version
+        classes = model.bundle.classes
+        if label is not None and label not in classes:
+            raise InputError(f"{label!r} is not a class of this model; it knows {', '.join(classes)}.")
+        reading = await asyncio.get_running_loop().run_in_executor(
+            service.pool, read, upload, model.bundle, service.limits
+        )
+        if reading.picture is None:
+            raise InputError(reading.error or "The picture cannot be read.")
+        found = await service.explainer.explain(
+            model, reading.picture.x_CHW, label=None if label is None else classes.index(label)
+        )
+        return ExplainAnswer(
+            label=classes[found.label],
+            probability=found.probability,
+            map=found.drop_GG.tolist(),
+            model_version=model.version,
+            model_digest=model.bundle.digest,
+        )
 
     @router.post(
         "/feedback",
@@ -92,6 +149,7 @@ def build_router(service: Service) -> APIRouter:
             positive_class=bundle.positive_class,
             threshold=bundle.threshold,
             review_band=bundle.review_band,
+            challenger=_challenger(service, model),
             feedback=service.capture is not None,
         )
 
@@ -118,6 +176,31 @@ async def _read_uploads(request: Request, limits: Limits) -> list[Upload]:
         if not files:
             raise InputError("There is no picture in this request; send files in the multipart field `images`.")
         return [Upload(file.filename or "", await file.read()) for file in files]
+
+
+async def _read_explain(request: Request) -> tuple[bytes, str | None]:
+    """The picture and the label that it is asked about. Raises InputError where there is no picture."""
+    async with request.form(max_files=1, max_fields=1) as form:
+        image, label = form.get("image"), form.get("label")
+        if not isinstance(image, UploadFile):
+            raise InputError("There is no picture in this request; send a file in the multipart field `image`.")
+        return await image.read(), label if isinstance(label, str) else None
+
+
+def _challenger(service: Service, champion: LoadedModel) -> ChallengerAnswer | None:
+    trial = service.beside.trial if service.beside else None
+    model = trial.challenger(champion) if trial else None
+    if trial is None or model is None:
+        return None
+    return ChallengerAnswer(
+        version=model.version,
+        digest=model.bundle.digest,
+        candidate=model.bundle.candidate,
+        weight=0.0 if trial.returned else trial.weight,
+        returned=trial.returned,
+        compared=trial.num_compared,
+        different=trial.num_different,
+    )
 
 
 def _record_feedback(capture: Capture, body: Feedback) -> None:

@@ -17,7 +17,8 @@ class ErrorAnswer(BaseModel):
 class ImageAnswer(BaseModel):
     """One image, in the order sent: either `label` to `decision`, or `error`.
 
-    `probability` is the label's, calibrated, 0..1. `model_version` is 0 for a bundle that is not registered.
+    `probability` is the label's, calibrated, 0..1. `model_version` is 0 for a bundle that is not registered. Where the
+    picture itself is not fit to be judged, `decision` is `review`, `reason` is `retake`, and `retake` says why.
     """
 
     filename: str
@@ -28,6 +29,8 @@ class ImageAnswer(BaseModel):
     probability: float | None = None
     probabilities: dict[str, float] | None = None
     decision: str | None = None
+    reason: str | None = None
+    retake: str | None = None
     error: str | None = None
 
 
@@ -37,12 +40,36 @@ class PredictAnswer(BaseModel):
     predictions: list[ImageAnswer]
 
 
+class ExplainAnswer(BaseModel):
+    """By how much the probability of `label` falls where a cell of the picture is covered, row by row from the top;
+    negative where it rises.
+    """
+
+    label: str
+    probability: float
+    map: list[list[float]]
+    model_version: int
+    model_digest: str
+
+
 class Feedback(BaseModel):
     """What a person says the image shows."""
 
     prediction_id: UUID
     label: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,40}$")] = "api"
+
+
+class ChallengerAnswer(BaseModel):
+    """The model that is scored beside the one that answers. `returned` is why it answers no share any more, or ""."""
+
+    version: int
+    digest: str
+    candidate: str
+    weight: float
+    returned: str
+    compared: int
+    different: int
 
 
 class ModelAnswer(BaseModel):
@@ -56,4 +83,5 @@ class ModelAnswer(BaseModel):
     positive_class: str | None
     threshold: float
     review_band: tuple[float, float]
+    challenger: ChallengerAnswer | None
     feedback: bool = Field(description="whether corrections are kept: false without a ledger")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.serving.alias import production_target
+from tire_pipeline.serving.alias import alias_target
 from tire_pipeline.serving.app import create_app
-from tire_pipeline.serving.bundles import BundleCache
+from tire_pipeline.serving.bundles import BundleCache, Target
 from tire_pipeline.serving.capture import Capture
+from tire_pipeline.serving.connections import build_server
 from tire_pipeline.serving.follower import Follower
+from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import ModelSlot, load_model
 from tire_pipeline.serving.spool import Spool
+from tire_pipeline.serving.trial import Trial
 from tire_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,13 +37,11 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, bund
     candidate leaves no trace in monitoring. Raises InputError when the folder is no good bundle.
     """
     app = bundle_app(settings, bundle) if bundle else production_app(settings)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S
-    )
+    server = build_server(app, limits=Limits(), host=host, port=port, timeout_graceful_shutdown=DRAIN_S)
     # uvicorn raises the signal it was stopped by again at the end, which would turn a clean stop into exit code 143.
     signal.signal(signal.SIGTERM, lambda *_: None)
     log.info("Serving %s on http://%s:%d", settings.project, host, port)
-    uvicorn.Server(config).run()
+    server.run()
 
 
 def bundle_app(settings: Settings, bundle: Path) -> FastAPI:
@@ -48,11 +49,12 @@ def bundle_app(settings: Settings, bundle: Path) -> FastAPI:
     metrics = ServingMetrics()
     slot = ModelSlot(settings.project, metrics)
     slot.swap(load_model(bundle, threads=_cores()))
-    return create_app(slot, metrics=metrics, threads=_cores())
+    return create_app(slot, metrics=metrics, api_keys=settings.api_key_digests, threads=_cores())
 
 
 def production_app(settings: Settings) -> FastAPI:
-    """An application that follows the alias `production`. Contacts nothing until it is started."""
+    """An application that follows the alias `production`, and beside it `TIRE_SHADOW_ALIAS`. Contacts nothing until it
+    is started."""
     if not settings.mlflow_url:
         raise InputError(
             "TIRE_MLFLOW_URL is not set, so there is no alias to follow. Set it, or serve a folder with --bundle DIR."
@@ -60,15 +62,57 @@ def production_app(settings: Settings) -> FastAPI:
     metrics = ServingMetrics()
     slot = ModelSlot(settings.project, metrics)
     folder = settings.home / "serving"
-    follower = Follower(
+    cache = BundleCache(folder, project=settings.project, download=partial(_download, settings))
+    target = partial(alias_target, settings.mlflow_url, settings.project)
+    followers = [
+        Follower(slot, cache, target=partial(target, alias="production"), metrics=metrics, threads=_cores()),
+    ]
+    trial = None
+    if settings.shadow_alias != "off":
+        trial = Trial(
+            ModelSlot(settings.project, metrics, info=metrics.challenger),
+            metrics=metrics,
+            weight=settings.canary_weight,
+            note=folder / "returned.json",
+        )
+        followers.append(_challenger(trial, slot, cache, target=target, settings=settings, metrics=metrics))
+    capture = _capture(settings, folder / "spool", metrics)
+    return create_app(
         slot,
-        BundleCache(folder, project=settings.project, download=partial(_download, settings)),
-        production=partial(production_target, settings.mlflow_url, settings.project),
         metrics=metrics,
+        capture=capture,
+        followers=followers,
+        trial=trial,
+        api_keys=settings.api_key_digests,
         threads=_cores(),
     )
-    capture = _capture(settings, folder / "spool", metrics)
-    return create_app(slot, metrics=metrics, capture=capture, follower=follower, threads=_cores())
+
+
+def _challenger(
+    trial: Trial,
+    champion: ModelSlot,
+    cache: BundleCache,
+    *,
+    target: Callable[..., Target | None],
+    settings: Settings,
+    metrics: ServingMetrics,
+) -> Follower:
+    """Keeps the trial at the model of the second alias, unless that is the champion itself."""
+
+    def other_than_champion() -> Target | None:
+        found = target(alias=settings.shadow_alias)
+        serving = champion.current.bundle.digest if champion.current else None
+        return found if found and serving and found.digest != serving else None
+
+    return Follower(
+        trial.slot,
+        cache,
+        target=other_than_champion,
+        metrics=metrics,
+        threads=_cores() if settings.canary_weight else 1,  # in the shadow it must leave the cores to the champion
+        alias=settings.shadow_alias,
+        keeps=False,
+    )
 
 
 def _download(settings: Settings, prefix: str, folder: Path) -> None:

@@ -15,6 +15,7 @@ from tire_pipeline.bundle import MODEL, Bundle, Session, softmax
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.imaging import Preprocessing, normalise
+from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.metrics import Costs, Floats, Ints
 from tire_pipeline.models import Classifier
 from tire_pipeline.training.config import TrainingConfig
@@ -32,13 +33,15 @@ def export(
     labels_N: Ints,
     val: Ints,
     *,
+    train: Ints,
     classes: list[str],
     positive_class: str | None,
     config: TrainingConfig,
     snapshot_digest: str,
     folder: Path,
 ) -> Bundle:
-    """Write the bundle into `folder` (empty). Calibration and threshold come from the validation rows.
+    """Write the bundle into `folder` (empty). Calibration and threshold come from the validation rows, the input
+    gate from those and the training rows.
 
     Raises TireError when onnxruntime and torch disagree by more than 1e-4 in a probability.
     """
@@ -67,6 +70,7 @@ def export(
         review_band=review_band(threshold, costs=costs, review_cost=config.cost_review),
         costs=(costs.miss, costs.alarm) if costs else (1.0, 1.0),
         recall_min=config.min_recall,
+        input_gate=fit_input_gate(images_NHWC, train, val),
     )
     golden = val[:: max(1, len(val) // NUM_GOLDEN)][:NUM_GOLDEN]
     x_BCHW = normalise(images_NHWC[golden], preprocessing)

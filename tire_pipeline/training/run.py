@@ -188,6 +188,7 @@ def _fit_and_export(
         examples.images_NHWC,
         examples.labels_N,
         examples.val,
+        train=examples.train,
         classes=job.split.snapshot.classes,
         positive_class=job.positive_class,
         config=config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,16 +12,18 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from onnx import TensorProto, helper
 
 from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.imaging import Preprocessing, encode_png, prepare
+from tire_pipeline.serving.connections import build_server
+from tire_pipeline.serving.limits import Limits
 
+LIMITS = Limits()
 CLASSES = ["defective", "good"]
 MakeBundle = Callable[..., Bundle]
-Serve = Callable[[FastAPI], httpx.Client]
+Serve = Callable[..., httpx.Client]
 
 
 def solid(red: int, green: int, *, size: int = 24) -> np.ndarray:
@@ -82,38 +85,39 @@ def green_png() -> bytes:
     return encode_png(solid(20, 220))
 
 
-class ThreadedServer(uvicorn.Server):
-    """uvicorn on a free port, which says when it is there."""
+class Running:
+    """A real server on a free port, in a thread; `stop` drains it."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-        self.ready = threading.Event()
-
-    async def startup(self, sockets: object = None) -> None:
-        await super().startup()
-        self.ready.set()
+    def __init__(self, app: FastAPI, limits: Limits) -> None:
+        self.server = build_server(app, limits=limits, host="127.0.0.1", port=0)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        deadline = time.monotonic() + 20
+        while not self.server.started:
+            assert time.monotonic() < deadline and self.thread.is_alive()
+            time.sleep(0.005)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[httpx.Client]:
+def running(app: FastAPI, limits: Limits) -> Iterator[httpx.Client]:
     """A client of a real server, which is drained at the end."""
-    server = ThreadedServer(app)
-    thread = threading.Thread(target=server.run)
-    thread.start()
+    server = Running(app, limits)
     try:
-        assert server.ready.wait(20)
         with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
             yield client
     finally:
-        server.should_exit = True
-        thread.join(20)
+        server.stop()
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     with ExitStack() as stack:
-        yield lambda app: stack.enter_context(running(app))
+        yield lambda app, limits=LIMITS: stack.enter_context(running(app, limits))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tire_pipeline.errors import InputError, ServiceUnavailable
-from tire_pipeline.serving.alias import production_target
+from tire_pipeline.serving.alias import alias_target
 from tire_pipeline.serving.bundles import Target
 
 DIGEST = "ab" * 32
@@ -57,7 +57,7 @@ def version(**tags: str) -> dict[str, Any]:
 
 def test_the_version_behind_the_alias_names_its_bundle(mlflow: FakeMlflow) -> None:
     mlflow.say(200, version(**{"tire.bundle": "runs/k/bundle/", "tire.bundle_digest": DIGEST}))
-    assert production_target(mlflow.url + "/", "my-project") == Target(7, DIGEST, "runs/k/bundle/")
+    assert alias_target(mlflow.url + "/", "my-project", alias="production") == Target(7, DIGEST, "runs/k/bundle/")
     assert mlflow.asked == "/api/2.0/mlflow/registered-models/alias?name=my-project&alias=production"
 
 
@@ -72,31 +72,31 @@ def test_no_model_and_no_alias_both_mean_that_nothing_is_promoted(
     mlflow: FakeMlflow, status: int, code: str, message: str
 ) -> None:
     mlflow.say(status, {"error_code": code, "message": message})
-    assert production_target(mlflow.url, "tire-defect") is None
+    assert alias_target(mlflow.url, "tire-defect", alias="production") is None
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
 def test_any_other_refusal_is_trouble_and_not_an_empty_registry(mlflow: FakeMlflow, status: int) -> None:
     mlflow.say(status, {"error_code": "SOMETHING_ELSE", "message": "no"})
     with pytest.raises(ServiceUnavailable, match=str(status)):
-        production_target(mlflow.url, "tire-defect")
+        alias_target(mlflow.url, "tire-defect", alias="production")
 
 
 def test_a_page_of_something_else_is_trouble(mlflow: FakeMlflow) -> None:
     mlflow.status, mlflow.body = 404, b"<html>"
     with pytest.raises(ServiceUnavailable):
-        production_target(mlflow.url, "tire-defect")
+        alias_target(mlflow.url, "tire-defect", alias="production")
     mlflow.status = 200
     with pytest.raises(ServiceUnavailable, match="did not answer"):
-        production_target(mlflow.url, "tire-defect")
+        alias_target(mlflow.url, "tire-defect", alias="production")
 
 
 def test_a_version_without_bundle_tags_is_named(mlflow: FakeMlflow) -> None:
     mlflow.say(200, version(**{"tire.bundle": "runs/k/bundle/", "tire.bundle_digest": "../../etc"}))
     with pytest.raises(InputError, match=r"Version 7 of tire-defect has no tags"):
-        production_target(mlflow.url, "tire-defect")
+        alias_target(mlflow.url, "tire-defect", alias="production")
 
 
 def test_a_server_that_is_not_there_is_trouble() -> None:
     with pytest.raises(ServiceUnavailable, match="TIRE_MLFLOW_URL"):
-        production_target("http://127.0.0.1:9", "tire-defect")
+        alias_target("http://127.0.0.1:9", "tire-defect", alias="production")

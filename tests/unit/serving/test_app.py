@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import socket
@@ -18,9 +19,12 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from prometheus_client import generate_latest
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.imaging import encode_png
+from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.limits import Limits
@@ -134,6 +138,23 @@ def test_a_picture_that_cannot_be_used_says_why(
 
 def test_a_very_long_picture_does_not_break_the_server(client: httpx.Client, model: LoadedModel) -> None:
     assert client.post("/predict", files=pictures(png(40_000, 20))).status_code == 200
+
+
+def test_a_picture_that_is_not_fit_to_be_judged_is_for_review_and_says_what_to_do(
+    client: httpx.Client, slot: ModelSlot, model: LoadedModel, red_png: bytes, ledger: FakeLedger
+) -> None:
+    gate = fit_input_gate(
+        np.random.default_rng(0).integers(90, 110, (9, 16, 16, 3), np.uint8), np.arange(6), np.arange(9)
+    )
+    slot.swap(replace(model, bundle=replace(model.bundle, input_gate=replace(gate, side_min=30))))
+    (answer,) = client.post("/predict", files=pictures(red_png)).json()["predictions"]
+    assert (answer["label"], answer["decision"], answer["reason"]) == ("defective", "review", "retake")
+    assert "too small (24 × 24, needed 30 a side)" in answer["retake"]
+    text = client.get("/metrics").text
+    assert 'inference_retakes_total{why="small"} 1.0' in text
+    assert 'inference_images_total{outcome="review",version="7"} 1.0' in text
+    client.post("/feedback", json={"prediction_id": answer["prediction_id"], "label": "good"})
+    assert ledger.rows[answer["prediction_id"]]["decision"] == "review"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +293,52 @@ class Stuck:
         return self.session.probabilities(x_BCHW)
 
 
+def test_the_map_shows_where_the_probability_comes_from(
+    client: httpx.Client, slot: ModelSlot, model: LoadedModel
+) -> None:
+    pixels = np.full((40, 40, 3), (20, 220, 0), np.uint8)
+    pixels[:20, :20] = (250, 0, 0)  # the only red that there is
+    answer = client.post("/explain", files={"image": ("a.png", encode_png(pixels))}, data={"label": "defective"})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    rows = np.array(body["map"])
+    assert rows.shape == (8, 8) and body["label"] == "defective" and body["model_digest"] == model.bundle.digest
+    assert rows[:4, :4].mean() > 0.02 and rows[5:, 5:].max() <= 0 and rows.argmax() in (0, 1, 2, 8, 9, 10, 16, 17, 18)
+    without_label = client.post("/explain", files={"image": ("a.png", encode_png(pixels))}).json()
+    assert without_label["label"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "says"),
+    [
+        ({}, {}, "field `image`"),
+        ({"image": ("a.png", b"no picture")}, {}, "no readable image"),
+        ({"image": ("a.png", encode_png(np.zeros((8, 8, 3), np.uint8)))}, {"label": "round"}, "defective, good"),
+    ],
+)
+def test_a_map_that_cannot_be_made_is_a_400_that_says_why(
+    client: httpx.Client, model: LoadedModel, files: Any, data: dict[str, str], says: str
+) -> None:
+    answer = client.post("/explain", files=files, data=data)
+    assert answer.status_code == 400 and says in answer.json()["error"]
+
+
+def test_only_one_map_is_made_at_a_time(
+    client: httpx.Client, slot: ModelSlot, model: LoadedModel, red_png: bytes
+) -> None:
+    stuck = Stuck(model.session)
+    slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
+    first: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: first.append(client.post("/explain", files={"image": ("a", red_png)})))
+    request.start()
+    assert stuck.reached.wait(10)
+    second = client.post("/explain", files={"image": ("a", red_png)})
+    stuck.gate.set()
+    request.join()
+    assert second.status_code == 429 and second.headers["Retry-After"] == "1"
+    assert first[0].status_code == 200
+
+
 def test_over_the_bound_requests_are_refused_at_once_and_those_admitted_are_answered(
     client: httpx.Client, slot: ModelSlot, model: LoadedModel, red_png: bytes
 ) -> None:
@@ -350,3 +417,28 @@ def test_swapping_the_model_under_load_fails_no_request_and_every_answer_is_of_t
         truth = expected[p["model_digest"]]
         assert p["model_version"] == truth["model_version"]
         assert p["probabilities"] == pytest.approx(truth["probabilities"], abs=1e-5)
+
+
+def test_with_keys_only_probes_and_pages_are_open(
+    slot: ModelSlot, metrics: ServingMetrics, model: LoadedModel, red_png: bytes, serve: Serve
+) -> None:
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in ("first-key", "second-key")]
+    client = serve(create_app(slot, metrics=metrics, api_keys=digests))
+
+    def code(authorization: str | None) -> int:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        return client.post("/predict", files=pictures(red_png), headers=headers).status_code
+
+    assert code("Bearer first-key") == code("bearer second-key") == 200
+    for wrong in (None, "", "Bearer", "Bearer third-key", "Basic first-key", "first-key", digests[0]):
+        assert code(wrong) == 401
+    assert code(f"Bearer {digests[0]}") == 401
+    for path in ("/", "/docs", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    for path in ("/metrics", "/model", "/v2", "/v2/models/tire-defect", "/nowhere"):
+        answer = client.get(path)
+        assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
+        assert "Authorization: Bearer KEY" in answer.json()["error"]
+    answer = client.post("/v2/models/tire-defect/infer", json={})
+    assert answer.status_code == 401
+    assert 'inference_requests_total{code="401",version="none"}' in generate_latest(metrics.registry).decode()

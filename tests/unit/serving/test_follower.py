@@ -49,7 +49,7 @@ class World:
     def server(self, project: str = "tire-defect") -> tuple[ModelSlot, Follower]:
         slot = ModelSlot(project, self.metrics)
         cache = BundleCache(self.home, project=project, download=self.download)
-        return slot, Follower(slot, cache, production=self.production, metrics=self.metrics, interval_s=3600)
+        return slot, Follower(slot, cache, target=self.production, metrics=self.metrics, interval_s=3600)
 
     def refused(self) -> float | None:
         return self.metrics.registry.get_sample_value("model_refused_total")
@@ -207,3 +207,20 @@ def test_a_bundle_without_golden_images_is_not_served(make_bundle: MakeBundle) -
     Bundle(**{**vars(bundle), "golden": {}}).save()
     with pytest.raises(InputError, match="no golden images"):
         load_model(bundle.path)
+
+
+def test_the_challengers_slot_empties_with_its_alias_and_nothing_of_it_is_remembered(
+    world: World, make_bundle: MakeBundle
+) -> None:
+    slot = ModelSlot("tire-defect", world.metrics, info=world.metrics.challenger)
+    cache = BundleCache(world.home, project="tire-defect", download=world.download)
+    follower = Follower(slot, cache, target=world.production, metrics=world.metrics, alias="staging", keeps=False)
+    target = world.promote(5, make_bundle())
+    follower.step()
+    assert answering(slot) == (5, target.digest) and cache.remembered() is None
+    world.away = True
+    follower.step()
+    assert answering(slot) == (5, target.digest)
+    world.away, world.target = False, None
+    follower.step()
+    assert slot.current is None
