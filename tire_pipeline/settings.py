@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -44,8 +45,18 @@ class Settings(BaseSettings):
 
     trainer: Literal["process", "docker", "kubernetes", "sagemaker"] = "process"
     trainer_image: str = "tire-trainer:latest"
-    trainer_gpus: int = Field(0, ge=0)
+    trainer_gpus: int = Field(0, ge=0)  # of the host; each training gets one
     trainer_network: str = "bridge"
+    trainer_memory: str = Field("", pattern=r"^([1-9][0-9]*[kmg])?$")
+    trainer_timeout_s: int = Field(86_400, gt=0)
+    deployment: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,63}$")
+
+    kubernetes_namespace: str = ""
+    kubernetes_secret: str = ""  # the name of a Secret whose keys are variables for the trainer
+    sagemaker_role_arn: str = ""
+    sagemaker_instance_type: str = "ml.g5.xlarge"
+    sagemaker_subnets: str = ""  # comma-separated, like the groups; without them MLflow must be public
+    sagemaker_security_groups: str = ""
 
     slack_webhook_url: SecretStr | None = None
     watch_interval_s: float = Field(5.0, ge=1.0, le=3600.0)
@@ -54,6 +65,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @property
+    def deployment_id(self) -> str:
+        """Tells this Airflow's containers from another's on the same host: both may know the same project and run."""
+        return self.deployment or hashlib.sha256(f"{self.home}\n{self.airflow_url}".encode()).hexdigest()[:16]
 
     @property
     def cache(self) -> Path:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
+from tire_pipeline.stores.folder import FolderClient, FolderTracking
 from tire_pipeline.stores.ledger import Ledger
 from tire_pipeline.stores.objects import ObjectStore, connect
 from tire_pipeline.stores.orchestrator import Orchestrator
 from tire_pipeline.stores.tracking import Tracking
+
+if TYPE_CHECKING:
+    from tire_pipeline.stores.containers import Containers
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,39 @@ class Services:
         password = s.airflow_password.get_secret_value() if s.airflow_password else ""
         return Orchestrator(_configured(s.airflow_url, "TIRE_AIRFLOW_URL"), user=s.airflow_user, password=password)
 
+    @cached_property
+    def containers(self) -> Containers:
+        from tire_pipeline.stores import containers  # noqa: PLC0415  (trainer and server have no Docker client)
+
+        return containers.connect(self.settings.deployment_id)
+
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens its own again."""
         for name in ("ledger", "orchestrator"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
+
+
+@dataclass(frozen=True)
+class FolderServices(Services):
+    """Stores of one training that has no services: objects below `folder`, its run below `runs`."""
+
+    folder: Path
+    runs: Path
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        return ObjectStore(FolderClient(self.folder), bucket=self.settings.bucket, where=str(self.folder))
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        return cast(Tracking, FolderTracking(self.runs, project=self.settings.project))
+
+
+def folder_services(folder: Path, *, runs: Path) -> Services:
+    """Services that need none: see FolderServices."""
+    quiet_libraries()
+    return FolderServices(load_settings(), folder, runs)
 
 
 def services(settings: Settings | None = None) -> Services:

@@ -12,13 +12,17 @@ import typer
 
 from tire_pipeline import steps
 from tire_pipeline.cli.output import Json, progress, result, tell
-from tire_pipeline.errors import InputError
+from tire_pipeline.errors import InputError, TireError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
+
+SAGEMAKER_CONFIG = Path("/opt/ml/input/config/hyperparameters.json")
+SAGEMAKER_FAILURE = Path("/opt/ml/output/failure")
 
 
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
+    app.command(hidden=True)(sagemaker_train)
     app.command()(evaluate)
     app.command()(predict)
 
@@ -44,6 +48,9 @@ def train(
 
     Example: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`
     """
+    if not (dataset_version or spec) and SAGEMAKER_CONFIG.is_file():  # SageMaker starts an image with `train` alone
+        sagemaker_train()
+        return
     overrides = {
         "optimizer_type": optimizer_type,
         "epochs": epochs,
@@ -61,6 +68,18 @@ def train(
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
     result(trained, as_json=as_json, text=f"{trained.candidate}: trained {how}, MLflow run {trained.run_id}")
+
+
+def sagemaker_train() -> None:
+    """Train as SageMaker's container contract says: see `steps.sagemaker`. What `tire train` does in its containers."""
+    try:
+        with progress("training") as move:
+            outcome = steps.sagemaker_train(steps.read_channels(os.environ), progress=move)
+    except TireError as error:
+        if SAGEMAKER_FAILURE.parent.is_dir():
+            SAGEMAKER_FAILURE.write_text(str(error)[:1024])  # what the job's page shows
+        raise
+    result(outcome, as_json=True)
 
 
 def evaluate(

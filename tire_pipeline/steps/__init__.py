@@ -6,6 +6,7 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 from __future__ import annotations
 
 from tire_pipeline.steps.candidates import evaluate, evaluate_run, train, training_specs
+from tire_pipeline.steps.containers import newest_try, reap
 from tire_pipeline.steps.cross_validation import cross_validate
 from tire_pipeline.steps.data import (
     list_versions,
@@ -31,8 +32,10 @@ from tire_pipeline.steps.promotion import (
     stage,
 )
 from tire_pipeline.steps.request import RunRequest, check_request
+from tire_pipeline.steps.sagemaker import SAGEMAKER_OUTPUT, read_channels, sagemaker_result, sagemaker_train
 
 __all__ = [
+    "SAGEMAKER_OUTPUT",
     "RunRequest",
     "check_request",
     "check_serving",
@@ -42,6 +45,7 @@ __all__ = [
     "feedback",
     "list_versions",
     "monitor",
+    "newest_try",
     "note_run",
     "plan_scan",
     "predict",
@@ -50,9 +54,13 @@ __all__ = [
     "promotions",
     "pull_version",
     "push",
+    "read_channels",
+    "reap",
     "register",
     "report",
     "rollback",
+    "sagemaker_result",
+    "sagemaker_train",
     "scan",
     "show_version",
     "split",
