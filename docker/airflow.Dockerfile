@@ -21,6 +21,7 @@ RUN useradd --uid 10001 --create-home --home-dir /work tire && mkdir -p /opt/air
 COPY --from=build /opt/tire /opt/tire
 COPY dags /opt/airflow/dags
 COPY plugins /opt/airflow/plugins
+COPY docker/migrate.py docker/healthcheck.py /opt/airflow/
 ENV PATH=/opt/tire/bin:$PATH PYTHONUNBUFFERED=1 PYTHONPATH=/opt/airflow/plugins \
     TIRE_HOME=/work/.tire MPLCONFIGDIR=/tmp/matplotlib \
     AIRFLOW_HOME=/work/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/airflow/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/airflow/plugins

@@ -177,7 +177,7 @@ def strictly(value: Any, kind: str, where: str = "pod") -> None:
     if kind.startswith("list["):
         for i, inner in enumerate(value):
             strictly(inner, kind[5:-1], f"{where}[{i}]")
-    elif kind.startswith("dict("):
+    elif kind.startswith("dict["):
         for key, inner in value.items():
             assert isinstance(key, str), where
             strictly(inner, kind[5:-1].split(", ")[1], f"{where}.{key}")
