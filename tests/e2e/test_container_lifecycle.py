@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from tests.e2e.conftest import wait_for
 from tire_pipeline import stack
@@ -280,6 +281,28 @@ def test_a_trainer_that_refuses_its_spec_is_not_tried_again(airflow: Airflow) ->
     assert airflow.ended("retried", run_id)["state"] == "failed"
     assert tries(airflow, "retried", run_id) == 1
     none_left(run_id)
+
+
+def test_no_secret_is_in_airflows_database_or_in_a_log(airflow: Airflow) -> None:
+    """Serialised DAGs, rendered fields, XComs, audit log: every row of every table, and every file of logs."""
+    settings = airflow.live.settings
+    secrets = [settings.s3_secret_access_key, settings.s3_access_key_id, settings.airflow_password]
+    planted = [secret.get_secret_value() for secret in secrets if secret]
+    assert len(planted) == 3
+    url = airflow.parts["airflow-scheduler"].env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        tables = sa.inspect(connection).get_table_names()
+        assert {"serialized_dag", "rendered_task_instance_fields", "xcom", "log"} <= set(tables)
+        for table in tables:
+            text = "\n".join(connection.execute(sa.text(f'SELECT t::text FROM "{table}" t')).scalars())  # noqa: S608
+            assert not any(secret in text for secret in planted), table
+            assert table != "rendered_task_instance_fields" or "seconds" in text
+    engine.dispose()
+    files = [f for f in (airflow.logs.parent / "airflow" / "logs").rglob("*.log") if f.is_file()]
+    assert any("second 0 of" in f.read_text(errors="replace") for f in files)
+    for file in [*files, *airflow.logs.glob("*.log")]:
+        assert not any(secret in file.read_text(errors="replace") for secret in planted), file
 
 
 def test_there_were_never_two_containers_for_one_candidate(airflow: Airflow) -> None:
