@@ -22,9 +22,9 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from tire_airflow.trainers import OPERATORS, outcome, train_operator
 from tire_airflow.trainers.job import TrainerJob, job_name, placement, training_job
-from tire_airflow.trainers.kubernetes import KubernetesTrainOperator, exit_of
-from tire_airflow.trainers.process import ProcessTrainOperator
-from tire_airflow.trainers.sagemaker import training_request
+from tire_airflow.trainers.kubernetes_trainer import KubernetesTrainOperator, exit_of
+from tire_airflow.trainers.process_trainer import ProcessTrainOperator
+from tire_airflow.trainers.sagemaker_trainer import training_request
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings
@@ -212,7 +212,7 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> Any:
         return pod_request_obj
 
     monkeypatch.setattr(operator, "get_or_create_pod", get_or_create_pod)
-    monkeypatch.setattr("tire_airflow.trainers.kubernetes.load_settings", lambda: SETTINGS)
+    monkeypatch.setattr("tire_airflow.trainers.kubernetes_trainer.load_settings", lambda: SETTINGS)
     operator.execute({"ti": TI, "run_id": TI.run_id, "dag": SimpleNamespace(parent_dag=None)})
     return ApiClient().sanitize_for_serialization(asked[0])
 
@@ -310,7 +310,7 @@ def test_a_trainer_process_that_refuses_its_spec_fails_the_task_with_its_own_wor
 
 PARENT = """
 import sys
-from tire_airflow.trainers.process import ProcessTrainOperator
+from tire_airflow.trainers.process_trainer import ProcessTrainOperator
 operator = ProcessTrainOperator(task_id="train", spec={})
 operator._run([sys.executable, "-c", "import time; time.sleep(60)"], {})
 """

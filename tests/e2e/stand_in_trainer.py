@@ -17,6 +17,7 @@ def option(name: str) -> str:
 spec = json.loads(option("--spec"))
 if spec["deaf"] == "True":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+ballast = b"x" * (int(spec.get("megabytes", "0")) * 2**20)
 for second in range(int(spec["seconds"])):
     sys.stderr.write(f"second {second} of {spec['seconds']}\n")
     time.sleep(1)

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.e2e.conftest import wait_for
+from tests.e2e.stand_in import BASE, IMAGE, base_is_there, build, names, running
 from tire_pipeline import stack
 from tire_pipeline.settings import STACK_ENV, Settings
 from tire_pipeline.stack import migrations
@@ -27,17 +28,8 @@ from tire_pipeline.stack.records import AIRFLOW_PARTS
 from tire_pipeline.stack.startup import ensure_pool
 from tire_pipeline.wiring import Services, services
 
-BASE = "python:3.11-slim-bookworm"
-IMAGE = "tire-stand-in-trainer:latest"
 HERE = Path(__file__).parent
 LEFT_S = 30
-
-
-def base_is_there() -> bool:
-    try:
-        return subprocess.run(["docker", "image", "inspect", BASE], capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 pytestmark = [
@@ -104,7 +96,7 @@ class Airflow:
     def watch(self) -> None:
         """Look at the engine five times a second and keep what runs."""
         while not self.watching.wait(0.2):
-            self.seen.append(running_containers())
+            self.seen.append(running())
 
     def starts(self, name: str) -> int:
         """How many containers had this name, one after the other."""
@@ -117,22 +109,6 @@ def _follows_docker(process: psutil.Process) -> bool:
     return False
 
 
-def names(run_id: str, *, everything: bool = False) -> list[str]:
-    """Names of the stand-in's containers that run (or are there), of one Airflow run or of all."""
-    command = ["docker", "ps", "--format", "{{.Names}}", "--filter", f"ancestor={IMAGE}"]
-    command += ["--filter", f"label=tire.run_id={run_id}"] if run_id else []
-    return subprocess.run(
-        [*command, *(["--all"] if everything else [])], capture_output=True, text=True, check=True
-    ).stdout.split()
-
-
-def running_containers() -> list[tuple[str, str]]:
-    """Name and id of every stand-in that runs."""
-    command = ["docker", "ps", "--format", "{{.Names}} {{.ID}}", "--filter", f"ancestor={IMAGE}"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [(line.split()[0], line.split()[1]) for line in lines]
-
-
 def none_left(run_id: str) -> None:
     """No container of the run is left LEFT_S after its task's end, not even a stopped one."""
     wait_for(lambda: not names(run_id, everything=True), timeout_s=LEFT_S, what=f"the removal of {run_id}'s container")
@@ -140,11 +116,7 @@ def none_left(run_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
-    dockerfile = f'FROM {BASE}\nCOPY stand_in_trainer.py /\nENTRYPOINT ["python3", "/stand_in_trainer.py"]\n'
-    subprocess.run(
-        ["docker", "build", "--quiet", "--tag", IMAGE, "--file", "-", str(HERE)],
-        input=dockerfile.encode(), check=True, capture_output=True,
-    )  # fmt: skip
+    build()
     home = tmp_path_factory.mktemp("lifecycle") / "home"
     stack.up(home, parts=("postgres",), environ={})
     started = _airflow(home)

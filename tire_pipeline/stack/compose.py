@@ -92,7 +92,7 @@ class Compose:
 def host_settings(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """The stack as this host sees it: by the ports that are published on loopback."""
     in_stack = environment.get("TIRE_S3_ENDPOINT_URL", "").startswith("http://s3:")
-    found = {
+    found: dict[str, Any] = {
         "project": environment.get("TIRE_PROJECT") or settings.project,
         "bucket": environment["TIRE_BUCKET"],
         "s3_endpoint_url": _url(environment, "S3_PORT", 8333) if in_stack else environment["TIRE_S3_ENDPOINT_URL"],

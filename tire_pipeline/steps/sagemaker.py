@@ -196,7 +196,7 @@ def _bundle(channels: Channels, *, trained: bool) -> Iterator[Path]:
 
 def _document(channels: Channels, name: str) -> Any:
     """A JSON document that came as hyperparameters `name_0`, `name_1`, …; None for none."""
-    pieces = []
+    pieces: list[str] = []
     while (piece := channels.hyperparameters.get(f"{name}_{len(pieces)}")) is not None:
         pieces.append(piece)
     return json.loads("".join(pieces)) if pieces else None

@@ -25,5 +25,7 @@ OPERATORS = {
 def train_operator() -> type[BaseOperator]:
     """The operator class that the settings ask for; the libraries of the others are not loaded."""
     trainer = load_settings().trainer
-    operator: type[BaseOperator] = getattr(import_module(f"tire_airflow.trainers.{trainer}"), OPERATORS[trainer])
+    operator: type[BaseOperator] = getattr(
+        import_module(f"tire_airflow.trainers.{trainer}_trainer"), OPERATORS[trainer]
+    )
     return operator
