@@ -76,6 +76,7 @@ def test_no_dag_or_plugin_file_imports_a_heavy_library_at_its_top(file: Path) ->
     assert not imported & HEAVY
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
 def test_airflow_scans_no_file_of_ours_for_plugins() -> None:
     """It would load each under its bare name, in every process: `docker.py` would be everybody's `docker`."""
     scanned = set(find_path_from_directory(REPOSITORY / "plugins", ".airflowignore", "glob"))

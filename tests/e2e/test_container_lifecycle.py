@@ -4,6 +4,7 @@ should. A real Airflow and a real Docker engine; the trainer is a stand-in that 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -89,9 +90,9 @@ class Airflow:
     def runner(self) -> psutil.Process:
         """The process in which the one running training task is: the child of LocalExecutor's supervisor of it."""
         scheduler = psutil.Process(self.running["airflow-scheduler"].pid)
-        with_docker = [p for p in scheduler.children(recursive=True) if not p.children() and _follows_docker(p)]
-        assert len(with_docker) == 1, with_docker
-        return with_docker[0]
+        titles = {p: " ".join(p.cmdline()) for p in scheduler.children(recursive=True)}
+        (runner,) = [p for p, title in titles.items() if re.fullmatch(r"airflow worker -- [0-9a-f-]{36}\s*", title)]
+        return runner
 
     def watch(self) -> None:
         """Look at the engine five times a second and keep what runs."""
@@ -101,12 +102,6 @@ class Airflow:
     def starts(self, name: str) -> int:
         """How many containers had this name, one after the other."""
         return len({container_id for look in self.seen for n, container_id in look if n == name})
-
-
-def _follows_docker(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any("docker.sock" in (c.raddr or "") for c in process.net_connections("unix"))
-    return False
 
 
 def none_left(run_id: str) -> None:
