@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
 
     mlflow_url: str = ""
+    mlflow_public_url: str = ""  # what browsers know it as, where that is another address
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
     airflow_url: str = ""

@@ -32,7 +32,9 @@ class Services:
 
     @cached_property
     def tracking(self) -> Tracking:
-        return Tracking(_configured(self.settings.mlflow_url, "TIRE_MLFLOW_URL"), project=self.settings.project)
+        s = self.settings
+        url = _configured(s.mlflow_url, "TIRE_MLFLOW_URL")
+        return Tracking(url, project=s.project, public_url=s.mlflow_public_url)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -26,7 +26,7 @@ from tire_pipeline.stack.airflow_env import passwords_file
 from tire_pipeline.stack.config import Config, read_config, write_private
 from tire_pipeline.stack.parts import build_parts
 from tire_pipeline.stack.records import AIRFLOW_PARTS
-from tire_pipeline.stack.startup import ensure_pool
+from tire_pipeline.stack.startup import ensure_pools
 from tire_pipeline.wiring import Services, services
 
 HERE = Path(__file__).parent
@@ -150,7 +150,7 @@ def _airflow(home: Path) -> Airflow:
 def _ready(made: Airflow, config: Config) -> None:
     def dags_are_there() -> bool:
         with suppress(Exception):
-            ensure_pool(config)
+            ensure_pools(config)
             return len(made.live.orchestrator.get("/api/v2/dags")["dags"]) == 4
         return False
 

@@ -23,11 +23,15 @@ def reap(*, services: Services | None = None) -> list[dict[str, str]]:
     """
     s = live(services)
     removed = []
-    for container in s.containers.all():
-        if reason := verdict(container, s.orchestrator.task_instance(*container.task)):
-            s.containers.remove(container.id)
-            log.warning("removed the container %s (%s): %s", container.name, container.state, reason)
-            removed.append({"container": container.name, "state": container.state, "reason": reason})
+    try:
+        for container in s.containers.all():
+            if reason := verdict(container, s.orchestrator.task_instance(*container.task)):
+                s.containers.remove(container.id)
+                log.warning("removed the container %s (%s): %s", container.name, container.state, reason)
+                removed.append({"container": container.name, "state": container.state, "reason": reason})
+    finally:
+        if services is None:  # called every few seconds for months
+            s.close()
     return removed
 
 

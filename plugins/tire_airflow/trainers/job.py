@@ -74,6 +74,7 @@ def service_addresses(settings: Settings) -> dict[str, str]:
         "TIRE_S3_ENDPOINT_URL": settings.s3_endpoint_url,
         "TIRE_S3_REGION": settings.s3_region,
         "TIRE_MLFLOW_URL": settings.mlflow_url,
+        "TIRE_MLFLOW_PUBLIC_URL": settings.mlflow_public_url,
     }
 
 
