@@ -39,4 +39,4 @@ with DAG(
         return steps.monitor(now=dag_run.run_after)
 
     measure()
-    ReapOrphans(task_id="reap_orphans", period=WINDOW, retries=0)
+    ReapOrphans(task_id="reap_orphans", period=WINDOW)

@@ -27,4 +27,4 @@ lifecycle("once", retries=0)
 lifecycle("limited", retries=0, execution_timeout=timedelta(seconds=10))
 
 with DAG(dag_id="reaper", schedule="@once"):
-    ReapOrphans(task_id="reap_orphans", period=timedelta(hours=1), retries=0)
+    ReapOrphans(task_id="reap_orphans", period=timedelta(hours=1), retries=5, retry_delay=timedelta(seconds=2))

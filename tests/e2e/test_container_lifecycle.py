@@ -4,7 +4,6 @@ should. A real Airflow and a real Docker engine; the trainer is a stand-in that 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -87,12 +86,17 @@ class Airflow:
         """The name of the run's container, once it runs."""
         return str(wait_for(lambda: names(run_id), timeout_s=timeout_s, what=f"a container of {run_id}")[0])
 
-    def runner(self) -> psutil.Process:
-        """The process in which the one running training task is: the child of LocalExecutor's supervisor of it."""
+    def kill_runner(self, dag_id: str, run_id: str) -> None:
+        """kill -9 of the process in which the training task itself is; its supervisor lives on."""
+        title = f"airflow worker -- {self.task(dag_id, run_id)['id']}"
         scheduler = psutil.Process(self.running["airflow-scheduler"].pid)
-        titles = {p: " ".join(p.cmdline()) for p in scheduler.children(recursive=True)}
-        (runner,) = [p for p, title in titles.items() if re.fullmatch(r"airflow worker -- [0-9a-f-]{36}\s*", title)]
-        return runner
+
+        def found() -> Any:
+            children = scheduler.children(recursive=True)
+            return [p for p in children if " ".join(p.cmdline()).strip() == title]
+
+        (runner,) = wait_for(found, timeout_s=20, what=f"a process with the title {title!r}")
+        runner.kill()
 
     def watch(self) -> None:
         """Look at the engine five times a second and keep what runs."""
@@ -166,7 +170,7 @@ def test_a_killed_task_is_tried_again_and_the_next_try_follows_the_container_tha
 ) -> None:
     run_id = airflow.trigger("retried", seconds=30)
     name = airflow.container(run_id)
-    airflow.runner().kill()
+    airflow.kill_runner("retried", run_id)
     assert airflow.ended("retried", run_id)["state"] == "success"
     assert tries(airflow, "retried", run_id) == 2
     none_left(run_id)
@@ -176,7 +180,7 @@ def test_a_killed_task_is_tried_again_and_the_next_try_follows_the_container_tha
 def test_a_task_that_is_killed_in_its_last_try_leaves_no_container(airflow: Airflow) -> None:
     run_id = airflow.trigger("once", seconds=600)
     airflow.container(run_id)
-    airflow.runner().kill()
+    airflow.kill_runner("once", run_id)
     assert airflow.ended("once", run_id)["state"] == "failed"
     none_left(run_id)
 
