@@ -92,8 +92,7 @@ class Airflow:
         scheduler = psutil.Process(self.running["airflow-scheduler"].pid)
 
         def found() -> Any:
-            children = scheduler.children(recursive=True)
-            return [p for p in children if " ".join(p.cmdline()).strip() == title]
+            return [p for p in scheduler.children(recursive=True) if _title(p) == title]
 
         (runner,) = wait_for(found, timeout_s=20, what=f"a process with the title {title!r}")
         runner.kill()
@@ -106,6 +105,13 @@ class Airflow:
     def starts(self, name: str) -> int:
         """How many containers had this name, one after the other."""
         return len({container_id for look in self.seen for n, container_id in look if n == name})
+
+
+def _title(process: psutil.Process) -> str:
+    """Empty for one that has ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline()).strip()
+    return ""
 
 
 def none_left(run_id: str) -> None:
@@ -123,6 +129,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
         yield started
     finally:
         started.watching.set()
+        started.live.close()
         for name in started.running:
             started.kill(name)
         stack.down(home)
