@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_no_secret_that_lies_in_the_repository_reaches_an_image(tmp_path: Path) 
 @needs_docker
 def test_compose_refuses_to_start_with_any_secret_empty_and_names_it(tmp_path: Path) -> None:
     made = subprocess.run(
-        ["python3", str(REPOSITORY / "docker" / "make_env.py")], capture_output=True, text=True, check=True
+        [sys.executable, str(REPOSITORY / "docker" / "make_env.py")], capture_output=True, text=True, check=True
     )
     whole = re.sub(r"^DOCKER_GID=$", "DOCKER_GID=1", made.stdout, flags=re.MULTILINE)
     assert config(tmp_path, whole).returncode == 0
@@ -76,7 +77,7 @@ def test_compose_refuses_to_start_with_any_secret_empty_and_names_it(tmp_path: P
 @needs_docker
 def test_every_port_of_the_stack_is_on_loopback_and_every_image_of_ours_steps_down(tmp_path: Path) -> None:
     made = subprocess.run(
-        ["python3", str(REPOSITORY / "docker" / "make_env.py")], capture_output=True, text=True, check=True
+        [sys.executable, str(REPOSITORY / "docker" / "make_env.py")], capture_output=True, text=True, check=True
     )
     text = config(
         tmp_path, made.stdout.replace("COMPOSE_PROFILES=seaweedfs", "COMPOSE_PROFILES=seaweedfs,embedded,gpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,17 +12,12 @@ from typing import Any
 import docker
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
-from tests.e2e.conftest import wait_for
-from tests.e2e.stand_in import IMAGE, base_is_there, build, names
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "plugins"))
 from tire_airflow.trainers import docker_trainer, outcome
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(not base_is_there(), reason="needs a Docker engine and its Python image"),
-]
+from tests.e2e.conftest import wait_for
+from tests.e2e.stand_in import BASE, IMAGE, base_is_there, build, names
+
+pytestmark = pytest.mark.skipif(not base_is_there(), reason=f"needs a Docker engine and the image {BASE}")
 TI = {"dag_id": "d", "task_id": "train", "map_index": 0, "log_url": "http://airflow/log", "xcom_push": lambda **_: None}
 
 
