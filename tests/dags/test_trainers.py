@@ -17,14 +17,14 @@ from typing import Any
 import botocore.session
 import psutil
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from tire_airflow.trainers import OPERATORS, outcome, train_operator
 from tire_airflow.trainers.job import TrainerJob, job_name, placement, training_job
 from tire_airflow.trainers.kubernetes_trainer import KubernetesTrainOperator, exit_of
 from tire_airflow.trainers.process_trainer import ProcessTrainOperator
-from tire_airflow.trainers.sagemaker_trainer import training_request
+from tire_airflow.trainers.sagemaker_trainer import SageMakerTrainOperator, training_request
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings
@@ -167,6 +167,22 @@ def test_sagemaker_is_refused_before_anything_is_asked_where_it_cannot_work() ->
     own_s3 = SETTINGS.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:19000"})
     with pytest.raises(InputError, match="AWS' own S3"):
         training_request(job(), own_s3, try_number=1)
+
+
+def test_a_job_that_still_trains_is_waited_for_and_no_second_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [{"TrainingJobName": f"{job().name}-1"}]
+    asked: list[dict[str, Any]] = []
+
+    def list_training_jobs(**wanted: Any) -> list[dict[str, Any]]:
+        asked.append(wanted)
+        return running
+
+    monkeypatch.setattr(SageMakerTrainOperator, "hook", SimpleNamespace(list_training_jobs=list_training_jobs))
+    monkeypatch.setattr("tire_airflow.trainers.sagemaker_trainer.load_settings", lambda: SETTINGS)
+    with pytest.raises(TaskDeferred) as deferred:
+        SageMakerTrainOperator(task_id="train", spec=SPEC).execute({"ti": TI})
+    assert asked == [{"name_contains": job().name, "StatusEquals": "InProgress"}]
+    assert running[0]["TrainingJobName"] in str(deferred.value.trigger.serialize())
 
 
 # Kubernetes

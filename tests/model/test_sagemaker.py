@@ -15,6 +15,8 @@ import pytest
 from tire_pipeline import steps
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import InputError
+from tire_pipeline.refs import TrainedRef
+from tire_pipeline.wiring import folder_services
 
 
 def draw(folder: Path, *, seed: int, per_class: int) -> Path:
@@ -86,6 +88,15 @@ def test_a_model_from_an_archive_is_evaluated_with_labels_from_elsewhere(trained
     before = json.loads((trained / "output" / "data" / "evaluation.json").read_text())
     assert outcome["evaluation"]["metrics"]["log_loss"] == pytest.approx(before["metrics"]["log_loss"])
     assert len((tmp_path / "data" / "predictions.csv").read_text().splitlines()) == 21
+
+
+def test_the_result_of_a_job_of_ours_is_read_from_the_archive_sagemaker_makes(trained: Path, tmp_path: Path) -> None:
+    s = folder_services(tmp_path / "objects", runs=tmp_path / "runs")
+    with tarfile.open(tmp_path / "output.tar.gz", "w:gz") as tar:
+        tar.add(trained / "output" / "data" / "result.json", arcname="result.json")
+    s.objects.put_file("sagemaker/tire-train-1/output/output.tar.gz", tmp_path / "output.tar.gz")
+    result = steps.sagemaker_result("tire-train-1", services=s)
+    assert TrainedRef(**result).candidate == "tiny_vgg"
 
 
 def test_a_job_that_can_do_nothing_says_so(tmp_path: Path) -> None:
