@@ -34,8 +34,8 @@ check: setup  ## lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-images:  ## build the trainer and serving images (BASE_IMAGE=…, DOCKER_BUILD=… for options of docker build)
-	for image in trainer serving; do \
+images:  ## build the images of docker-compose.yaml (BASE_IMAGE=…, DOCKER_BUILD=… for options of docker build)
+	for image in trainer serving airflow mlflow s3; do \
 	  docker build $(DOCKER_BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	    --file docker/$$image.Dockerfile --tag tire-$$image . || exit 1; done
 
@@ -43,7 +43,7 @@ lock: setup  ## resolve requirements*.in again
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-bench.in -o requirements-bench.txt
-	for image in trainer serving; do \
+	for image in trainer serving airflow mlflow s3; do \
 	  $(BIN)/uv pip compile $(LOCK) --constraints requirements.txt docker/$$image.in -o docker/$$image.txt || exit 1; done
 
 bench: setup  ## the measured promises, minutes long

@@ -77,9 +77,7 @@ with DAG(
 
     @task_group(prefix_group_id=False)
     def candidate(spec: dict[str, Any]) -> Any:
-        train = train_operator()(
-            task_id="train", spec=spec, pool="train", map_index_template="{{ task.spec['candidate'] }}"
-        )
+        train = train_operator()(task_id="train", spec=spec, map_index_template="{{ task.spec['candidate'] }}")
         return evaluate(train.output, spec)
 
     @step(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)

@@ -21,4 +21,6 @@ COPY --from=build /opt/tire /opt/tire
 ENV PATH=/opt/tire/bin:$PATH TIRE_HOME=/work/.tire MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
 USER tire
 WORKDIR /work
+# A volume that is mounted here first takes its owner: trainings on one host share the decoded images.
+RUN mkdir -p .tire/cache
 ENTRYPOINT ["python", "-m", "tire_pipeline"]

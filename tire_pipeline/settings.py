@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
 
     mlflow_url: str = ""
+    mlflow_public_url: str = ""  # what browsers know it as, where that is another address
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
     shadow_alias: str = Field("staging", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -52,8 +54,18 @@ class Settings(BaseSettings):
 
     trainer: Literal["process", "docker", "kubernetes", "sagemaker"] = "process"
     trainer_image: str = "tire-trainer:latest"
-    trainer_gpus: int = Field(0, ge=0)
+    trainer_gpus: int = Field(0, ge=0)  # of the host; each training gets one
     trainer_network: str = "bridge"
+    trainer_memory: str = Field("", pattern=r"^([1-9][0-9]*[kmg])?$")
+    trainer_timeout_s: int = Field(86_400, gt=0)
+    deployment: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,63}$")
+
+    kubernetes_namespace: str = ""
+    kubernetes_secret: str = ""  # the name of a Secret whose keys are variables for the trainer
+    sagemaker_role_arn: str = ""
+    sagemaker_instance_type: str = "ml.g5.xlarge"
+    sagemaker_subnets: str = ""  # comma-separated, like the groups; without them MLflow must be public
+    sagemaker_security_groups: str = ""
 
     check_p95_ms: float = Field(2000.0, gt=0)
     check_memory_mb: float = Field(2048.0, gt=0)
@@ -71,6 +83,11 @@ class Settings(BaseSettings):
     @property
     def api_key_digests(self) -> list[str]:
         return self.api_keys.split(",") if self.api_keys else []
+
+    @property
+    def deployment_id(self) -> str:
+        """Tells this Airflow's containers from another's on the same host: both may know the same project and run."""
+        return self.deployment or hashlib.sha256(f"{self.home}\n{self.airflow_url}".encode()).hexdigest()[:16]
 
     @property
     def cache(self) -> Path:

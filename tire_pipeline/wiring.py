@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from tire_pipeline.stores.containers import Containers
     from tire_pipeline.stores.ledger import Ledger
     from tire_pipeline.stores.objects import ObjectStore
     from tire_pipeline.stores.orchestrator import Orchestrator
@@ -36,7 +38,9 @@ class Services:
     def tracking(self) -> Tracking:
         from tire_pipeline.stores.tracking import Tracking
 
-        return Tracking(_configured(self.settings.mlflow_url, "TIRE_MLFLOW_URL"), project=self.settings.project)
+        s = self.settings
+        url = _configured(s.mlflow_url, "TIRE_MLFLOW_URL")
+        return Tracking(url, project=s.project, public_url=s.mlflow_public_url)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -61,11 +65,44 @@ class Services:
         password = s.airflow_password.get_secret_value() if s.airflow_password else ""
         return Orchestrator(_configured(s.airflow_url, "TIRE_AIRFLOW_URL"), user=s.airflow_user, password=password)
 
+    @cached_property
+    def containers(self) -> Containers:
+        from tire_pipeline.stores import containers
+
+        return containers.connect(self.settings.deployment_id)
+
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens its own again."""
         for name in ("ledger", "orchestrator"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()
+
+
+@dataclass(frozen=True)
+class FolderServices(Services):
+    """Stores of one training that has no services: objects below `folder`, its run below `runs`."""
+
+    folder: Path
+    runs: Path
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        from tire_pipeline.stores.folder import FolderClient
+        from tire_pipeline.stores.objects import ObjectStore
+
+        return ObjectStore(FolderClient(self.folder), bucket=self.settings.bucket, where=str(self.folder))
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        from tire_pipeline.stores.folder import FolderTracking
+
+        return cast("Tracking", FolderTracking(self.runs, project=self.settings.project))
+
+
+def folder_services(folder: Path, *, runs: Path) -> Services:
+    """Services that need none: see FolderServices."""
+    quiet_libraries()
+    return FolderServices(load_settings(), folder, runs)
 
 
 def services(settings: Settings | None = None) -> Services:

@@ -19,4 +19,5 @@ class MlflowRunLink(BaseOperatorLink):
         result = XCom.get_value(ti_key=ti_key, key="return_value")
         if not isinstance(result, dict) or "run_id" not in result:
             return ""
-        return f"{load_settings().mlflow_url}/#/runs/{result['run_id']}"
+        settings = load_settings()
+        return f"{settings.mlflow_public_url or settings.mlflow_url}/#/runs/{result['run_id']}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow._shared.module_loading import find_path_from_directory
 from tire_airflow.form import METRICS, trigger_form
 
 from tire_pipeline import metrics, steps
@@ -73,6 +74,13 @@ def test_no_dag_or_plugin_file_imports_a_heavy_library_at_its_top(file: Path) ->
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
     assert not imported & HEAVY
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
+def test_airflow_scans_no_file_of_ours_for_plugins() -> None:
+    """It would load each under its bare name, in every process: `docker.py` would be everybody's `docker`."""
+    scanned = set(find_path_from_directory(REPOSITORY / "plugins", ".airflowignore", "glob"))
+    assert not [file for file in scanned if file.endswith(".py")]
 
 
 def test_the_pipeline_has_the_tasks_of_the_contract_in_their_order(parsed: Any) -> None:

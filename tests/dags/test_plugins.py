@@ -1,25 +1,19 @@
-"""Sensor, trigger and trainers, without an Airflow around them."""
+"""Sensor, triggers and what a run knows of itself, without an Airflow around them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from tire_airflow import runs, sensors, trainers, triggers
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from tire_airflow import reaper, runs, sensors, triggers
 
 from tire_pipeline import steps
 from tire_pipeline.errors import ServiceUnavailable
-from tire_pipeline.settings import Settings
 
 
 class FakeTaskInstance:
@@ -103,70 +97,40 @@ def test_any_other_failure_stops_the_run_with_its_reason() -> None:
     assert runs.stops_the_run(failed, num_evaluated=0)
 
 
-@pytest.mark.parametrize(("code", "raised"), [(1, AirflowFailException), (2, AirflowFailException)])
-def test_what_repeats_in_vain_is_not_retried(code: int, raised: type[Exception], monkeypatch: Any) -> None:
-    kept: list[str] = []
-    monkeypatch.setattr(trainers, "keep_reason", kept.append)
-    with pytest.raises(raised, match="learning_rate"):
-        trainers.raise_for(code, ["epoch 1", "error learning_rate is -1"])
-    assert kept == ["learning_rate is -1"]
+def reap_task() -> reaper.ReapOrphans:
+    return reaper.ReapOrphans(task_id="reap_orphans", period=timedelta(minutes=15))
 
 
-@pytest.mark.parametrize("code", [3, 4, -9])
-def test_what_may_pass_by_itself_is_retried(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers, "keep_reason", lambda _: None)
-    with pytest.raises(AirflowException) as raised:
-        trainers.raise_for(code, [])
-    assert not isinstance(raised.value, AirflowFailException)
-
-
-def test_the_operator_is_chosen_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reaper_waits_in_the_triggerer_until_the_next_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIRE_TRAINER", "docker")
-    assert trainers.train_operator() is trainers.DockerTrainOperator
-    monkeypatch.setenv("TIRE_TRAINER", "process")
-    assert trainers.train_operator() is trainers.ProcessTrainOperator
+    due = datetime.now(UTC)
+    with pytest.raises(TaskDeferred) as deferred:
+        reap_task().execute({"dag_run": SimpleNamespace(run_after=due)})
+    assert datetime.fromisoformat(deferred.value.trigger.until) == due + timedelta(minutes=15)
+    assert timedelta(minutes=15) < deferred.value.timeout < timedelta(minutes=17)
 
 
-def test_a_container_gets_s3_and_mlflow_and_no_other_secret() -> None:
-    settings = Settings(
-        s3_access_key_id="key", s3_secret_access_key="s3-secret", ledger_url="pg-secret", airflow_password="air-secret"
-    )
-    environment = trainers.container_environment(settings)
-    assert environment["TIRE_S3_SECRET_ACCESS_KEY"] == "s3-secret"
-    assert not {"pg-secret", "air-secret"} & set(environment.values())
+def test_there_is_nothing_to_reap_where_no_engine_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIRE_TRAINER", "kubernetes")
+    with pytest.raises(AirflowSkipException, match="kubernetes"):
+        reap_task().execute({"dag_run": SimpleNamespace(run_after=datetime.now(UTC))})
 
 
-def test_a_trainer_process_that_refuses_its_spec_fails_the_task_with_its_own_words(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_reaping_goes_on_over_an_absent_engine_and_says_at_its_end_what_was_removed(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trainers, "keep_reason", lambda _: None)
-    monkeypatch.setenv("TIRE_HOME", str(tmp_path))
-    spec = {"candidate": "cnn", "split": {}, "config": {"model_type": "cnn", "learning_rate": -1}}
-    operator = trainers.ProcessTrainOperator(task_id="train", spec=spec)
-    with pytest.raises(AirflowFailException, match="learning_rate is -1"):
-        operator.execute({"ti": FakeTaskInstance()})
+    gone = {"container": "tire-train-cnn-1", "state": "running", "reason": "train[0] has ended: failed"}
+    answers = iter([ServiceUnavailable("no engine"), [gone], []])
 
+    def reap() -> list[dict[str, str]]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-PARENT = """
-import sys
-from tire_airflow import trainers
-operator = trainers.ProcessTrainOperator(task_id="train", spec={})
-operator._run([sys.executable, "-c", "import time; time.sleep(60)"], {})
-"""
-
-
-def test_kill_9_of_the_task_leaves_no_trainer_behind() -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    task = subprocess.Popen([sys.executable, "-c", PARENT], env=env, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not (children := psutil.Process(task.pid).children()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        (trainer,) = children
-        os.kill(task.pid, signal.SIGKILL)
-        task.wait()
-        _, alive = psutil.wait_procs([trainer], timeout=10)
-        assert alive == []
-    finally:
-        if task.poll() is None:
-            task.kill()
+    monkeypatch.setattr(steps, "reap", reap)
+    until = datetime.now(UTC) + timedelta(seconds=0.15)
+    path, arguments = reaper.ReapTrigger(until=until.isoformat(), every_s=0.1).serialize()
+    assert path == "tire_airflow.reaper.ReapTrigger"
+    event = asyncio.run(anext(reaper.ReapTrigger(**json.loads(json.dumps(arguments))).run()))
+    assert event.payload == {"removed": [gone]}

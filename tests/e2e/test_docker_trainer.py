@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -28,6 +29,45 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not image_is_there(), reason=f"needs a Docker engine and the image {IMAGE} (`make images`)"),
 ]
+
+
+def test_the_image_trains_by_sagemakers_contract_without_a_network(tmp_path: Path) -> None:
+    """As SageMaker starts it: `train`, folders below /opt/ml, and nothing else."""
+    data = tmp_path / "input" / "data"
+    draw(data / "train", per_class=60)
+    draw(data / "eval", seed=1, per_class=10)
+    hyperparameters = {
+        "model_type": "tiny_vgg",
+        "epochs": "4",
+        "image_height": "64",
+        "image_width": "64",
+        "threads": "2",
+    }
+    (tmp_path / "input" / "config").mkdir()
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    for folder in ("model", "output"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder).chmod(0o777)  # the image's user is nobody's here
+    command = ["docker", "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--volume", f"{tmp_path}:/opt/ml"]
+    done = subprocess.run([*command, IMAGE, "train"], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((tmp_path / "output" / "data" / "evaluation.json").read_text())
+    assert evaluation["num_images"] == 20
+    assert evaluation["metrics"]["balanced_accuracy"] > 0.7
+    bundle = json.loads((tmp_path / "model" / "bundle.json").read_text())
+    assert sorted(bundle["classes"]) == ["defective", "good"]
+
+
+def test_a_refusal_is_written_where_sagemakers_console_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text("{}")
+    for folder in ("model", "output"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder).chmod(0o777)
+    command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{tmp_path}:/opt/ml", IMAGE, "train"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "SM_CHANNEL_TRAIN" in (tmp_path / "output" / "failure").read_text()
 
 
 @pytest.fixture(scope="module")

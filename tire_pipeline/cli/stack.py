@@ -43,7 +43,7 @@ def up(
 
 
 def _places(info: StackInfo) -> str:
-    from tire_pipeline.stack.demo import addresses
+    from tire_pipeline.stack.stages import addresses
 
     return "\n".join(f"{name:<13} {place}" for name, place in addresses(info).items())
 
@@ -97,6 +97,9 @@ def demo(
     num_images: Annotated[int, typer.Option(help="Size of the sample.")] = 1100,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     shuffle_labels: Annotated[bool, typer.Option(help="Random labels: the gate must refuse.")] = False,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="On the stack of docker-compose.yaml, whose images must be there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The whole story: a sample is pushed, Airflow trains and promotes, the server answers.
@@ -104,11 +107,12 @@ def demo(
     Example: `tire demo --exit`
     """
     from tire_pipeline.stack import demo as story
+    from tire_pipeline.stack.compose import Compose
+    from tire_pipeline.stack.stages import Embedded
 
-    outcome = story.run(
-        load_settings(), num_images=num_images, seed=seed, shuffle_labels=shuffle_labels, leave=leave, say=tell
-    )
+    stage = Compose(load_settings()) if compose else Embedded(load_settings(), say=tell)
+    outcome = story.run(stage, num_images=num_images, seed=seed, shuffle_labels=shuffle_labels, leave=leave, say=tell)
     result(outcome, as_json=as_json, text=story.summary(outcome), markup=True)
     if not leave:
-        story.stay(load_settings(), say=tell)
+        story.stay(stage, say=tell)
     raise typer.Exit(0 if outcome.promoted else 1)

@@ -13,14 +13,18 @@ import typer
 from tire_pipeline import steps
 from tire_pipeline.cli.fields import size_fields, with_fields
 from tire_pipeline.cli.output import Json, progress, result, tell
-from tire_pipeline.errors import InputError
+from tire_pipeline.errors import InputError, TireError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
 from tire_pipeline.training.config_file import read_table  # light: no torch behind it
 
+SAGEMAKER_CONFIG = Path("/opt/ml/input/config/hyperparameters.json")
+SAGEMAKER_FAILURE = Path("/opt/ml/output/failure")
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
+    app.command(hidden=True)(sagemaker_train)
     app.command()(evaluate)
     app.command()(export)
     app.command()(predict)
@@ -54,6 +58,9 @@ def train(
     Examples: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`,
     `tire train --dataset-version demo-v1 --cost-miss 20 --cost-alarm 1 --min-recall 0.98`
     """
+    if not (dataset_version or spec) and SAGEMAKER_CONFIG.is_file():  # SageMaker starts an image with `train` alone
+        sagemaker_train()
+        return
     flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
     record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
     with progress("training") as move:
@@ -64,6 +71,18 @@ def train(
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
     result(trained, as_json=as_json, text=f"{trained.candidate}: trained {how}, MLflow run {trained.run_id}")
+
+
+def sagemaker_train() -> None:
+    """Train as SageMaker's container contract says: see `steps.sagemaker`. What `tire train` does in its containers."""
+    try:
+        with progress("training") as move:
+            outcome = steps.sagemaker_train(steps.read_channels(os.environ), progress=move)
+    except TireError as error:
+        if SAGEMAKER_FAILURE.parent.is_dir():
+            SAGEMAKER_FAILURE.write_text(str(error)[:1024])  # what the job's page shows
+        raise
+    result(outcome, as_json=True)
 
 
 def evaluate(

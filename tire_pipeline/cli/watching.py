@@ -1,4 +1,4 @@
-"""Commands on production: serve, monitor, feedback."""
+"""Commands on what runs: serve, monitor, feedback, reap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tire_pipeline.settings import load_settings
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (serve, monitor, feedback):
+    for command in (serve, monitor, feedback, reap):
         app.command()(command)
 
 
@@ -60,3 +60,13 @@ def feedback(
     result(outcome, as_json=as_json, text=f"{outcome['recorded']} recorded, {len(outcome['refused'])} refused")
     if outcome["refused"]:
         raise typer.Exit(2)
+
+
+def reap(as_json: Json = False) -> None:
+    """Remove trainer containers whose task in Airflow has ended or is gone. `monitor_production` does it by itself.
+
+    Example: `tire reap --json`
+    """
+    removed = steps.reap()
+    text = "\n".join(f"{r['container']}: {r['reason']}" for r in removed) or "no trainer container is without its task"
+    result(removed, as_json=as_json, text=text)

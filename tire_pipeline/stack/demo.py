@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,17 +14,13 @@ import httpx
 from tire_pipeline import steps
 from tire_pipeline.errors import ServiceUnavailable
 from tire_pipeline.sample import draw_sample
-from tire_pipeline.settings import Settings, load_settings
-from tire_pipeline.stack.lifecycle import down, up, wait
-from tire_pipeline.stack.records import StackInfo
-from tire_pipeline.wiring import Services, services
+from tire_pipeline.stack.stages import Say, Stage
+from tire_pipeline.wiring import Services
 
 DAG_ID = "train_and_promote"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 NUM_IMAGES, DIFFICULTY = 1100, 0.4
 START_S, RUN_S, SERVE_S = 120.0, 1800.0, 60.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,27 +37,27 @@ class Demo:
     addresses: dict[str, str] = field(default_factory=dict)
 
 
-def run(settings: Settings, *, num_images: int, seed: int, shuffle_labels: bool, leave: bool, say: Say) -> Demo:
+def run(stage: Stage, *, num_images: int, seed: int, shuffle_labels: bool, leave: bool, say: Say) -> Demo:
     """Tell the story once. With `leave` the stack is stopped at its end, however it ends."""
     try:
-        return _story(settings, num_images=num_images, seed=seed, shuffle_labels=shuffle_labels, say=say)
+        return _story(stage, num_images=num_images, seed=seed, shuffle_labels=shuffle_labels, say=say)
     finally:
         if leave:
-            down(settings.home, say=say)
+            stage.down()
 
 
-def _story(settings: Settings, *, num_images: int, seed: int, shuffle_labels: bool, say: Say) -> Demo:
+def _story(stage: Stage, *, num_images: int, seed: int, shuffle_labels: bool, say: Say) -> Demo:
     began, seconds = time.monotonic(), {}
+    settings = stage.settings
     version = ("demo-noise" if shuffle_labels else "demo") + f"-v{seed + 1}"
     folder = settings.home / "samples" / f"{version}-{num_images}"
-    say(f"starting the stack in {settings.home}, drawing {num_images} photographs of tyres meanwhile")
+    say(f"starting the stack, drawing {num_images} photographs of tyres meanwhile")
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(_draw, folder, num_images=num_images, seed=seed, shuffle_labels=shuffle_labels)
-        info = up(settings.home, project=settings.project, say=say)
+        live, places = stage.up()
         seconds["stack"] = time.monotonic() - began
         drawing.result()
     seconds["stack_and_sample"] = time.monotonic() - began
-    live = services(load_settings())
     pushed = time.monotonic()
     summary = steps.push(folder, version=version, services=live)
     seconds["push"] = time.monotonic() - pushed
@@ -86,31 +81,19 @@ def _story(settings: Settings, *, num_images: int, seed: int, shuffle_labels: bo
         run_id=run_id,
         answers=answers,
         seconds={k: round(v, 1) for k, v in seconds.items()},
-        addresses=addresses(info),
+        addresses=places,
     )
 
 
-def stay(settings: Settings, *, say: Say) -> None:
+def stay(stage: Stage, *, say: Say) -> None:
     """Keep the stack up until Ctrl-C, then stop it."""
     say("The stack stays up; Ctrl-C stops it.")
     try:
-        wait(settings.home)
+        stage.wait()
     except KeyboardInterrupt:
         pass
     finally:
-        down(settings.home, say=say)
-
-
-def addresses(info: StackInfo) -> dict[str, str]:
-    """Where people go, with the login where there is one."""
-    password = load_settings().airflow_password
-    login = f"user {info.airflow_user}, password {password.get_secret_value()}" if password else ""
-    return {
-        "Airflow": f"{info.airflow_url}   {login}",
-        "MLflow": f"{info.mlflow_url}   no login",
-        "Serving page": f"{info.serving_url}   no login",
-        "Secrets": f"{info.secrets_file}   readable by you alone",
-    }
+        stage.down()
 
 
 def summary(demo: Demo) -> str:

@@ -7,11 +7,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from tire_pipeline.errors import ServiceUnavailable
+from tire_pipeline.settings import load_settings
 from tire_pipeline.stack import migrations
 from tire_pipeline.stack.airflow_env import TRAININGS_AT_ONCE
 from tire_pipeline.stack.config import AIRFLOW_USER, BUCKET, REGION
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from tire_pipeline.stack.records import Part
 
 POLL_S = 0.2
-TRAIN_POOL = {
-    "name": "train",
-    "slots": TRAININGS_AT_ONCE,
-    "description": "Trainings at one time on this machine",
-    "include_deferred": False,
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Startup:
         self._migrate("airflow", parts)
         self._start(names)
         if "airflow-api-server" in names:
-            ensure_pool(self.config)
+            ensure_pools(self.config)
 
     def _mlflow(self, parts: dict[str, Part]) -> None:
         if "mlflow" in parts:
@@ -134,14 +129,24 @@ def ensure_bucket(config: Config) -> None:
         raise ServiceUnavailable(f"The bucket {BUCKET} could not be made on {config.url('s3')}: {error}.") from error
 
 
-def ensure_pool(config: Config) -> None:
-    """Airflow's pool `train`; one that exists keeps the slots somebody gave it. Raises ServiceUnavailable."""
+def pools(num_gpus: int) -> list[dict[str, Any]]:
+    """Where trainings wait their turn. On a host with GPUs a slot is one of them."""
+    described = {"include_deferred": False, "description": "Trainings at one time on this machine"}
+    return [
+        {"name": "train", "slots": TRAININGS_AT_ONCE, **described},
+        {"name": "gpu", "slots": max(1, num_gpus), **described},
+    ]
+
+
+def ensure_pools(config: Config) -> None:
+    """Airflow's pools; one that exists keeps the slots somebody gave it. Raises ServiceUnavailable."""
     try:
         with httpx.Client(base_url=config.url("airflow"), timeout=30, trust_env=False) as client:
             login = {"username": AIRFLOW_USER, "password": config.secrets.airflow_password}
             token = client.post("/auth/token", json=login).raise_for_status().json()["access_token"]
-            answer = client.post("/api/v2/pools", json=TRAIN_POOL, headers={"Authorization": f"Bearer {token}"})
-            if answer.status_code != httpx.codes.CONFLICT:
-                answer.raise_for_status()
+            for pool in pools(load_settings().trainer_gpus):
+                answer = client.post("/api/v2/pools", json=pool, headers={"Authorization": f"Bearer {token}"})
+                if answer.status_code != httpx.codes.CONFLICT:
+                    answer.raise_for_status()
     except httpx.HTTPError as error:
-        raise ServiceUnavailable(f"Airflow's pool 'train' could not be made: {error}.") from error
+        raise ServiceUnavailable(f"Airflow's pools could not be made: {error}.") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tire_pipeline.steps.approval import evidence, reject
 from tire_pipeline.steps.candidates import train, training_specs
+from tire_pipeline.steps.containers import newest_try, reap
 from tire_pipeline.steps.cross_validation import cross_validate
 from tire_pipeline.steps.data import (
     list_versions,
@@ -33,10 +34,12 @@ from tire_pipeline.steps.promotion import (
     stage,
 )
 from tire_pipeline.steps.request import RunRequest, check_request
+from tire_pipeline.steps.sagemaker import SAGEMAKER_OUTPUT, read_channels, sagemaker_result, sagemaker_train
 from tire_pipeline.steps.serving import check_serving, export
 from tire_pipeline.steps.tuning import read_space, tune, work_on
 
 __all__ = [
+    "SAGEMAKER_OUTPUT",
     "RunRequest",
     "check_request",
     "check_serving",
@@ -48,6 +51,7 @@ __all__ = [
     "feedback",
     "list_versions",
     "monitor",
+    "newest_try",
     "note_run",
     "plan_scan",
     "predict",
@@ -57,11 +61,15 @@ __all__ = [
     "promotions",
     "pull_version",
     "push",
+    "read_channels",
     "read_space",
+    "reap",
     "register",
     "reject",
     "report",
     "rollback",
+    "sagemaker_result",
+    "sagemaker_train",
     "scan",
     "show_version",
     "split",

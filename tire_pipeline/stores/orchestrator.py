@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -41,6 +42,12 @@ class Orchestrator:
         answer = self.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")
         found: list[dict[str, Any]] = answer["task_instances"]
         return found
+
+    def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any] | None:
+        """The newest try of one task instance (`state`, `try_number`, …), or None when there is none."""
+        path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}/{map_index}"
+        answer = self._request("GET", path)
+        return None if answer.status_code == 404 else self._json(answer)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> Any:
         """What the task returned, or None when it returned nothing."""

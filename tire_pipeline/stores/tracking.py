@@ -27,10 +27,11 @@ class RegisteredVersion:
 class Tracking:
     """One project's experiment and registered model."""
 
-    def __init__(self, url: str, *, project: str) -> None:
+    def __init__(self, url: str, *, project: str, public_url: str = "") -> None:
         if not url.startswith(("http://", "https://")):  # MLflow would take it for a folder
             raise InputError(f"TIRE_MLFLOW_URL is {url!r}, but must be an address such as http://127.0.0.1:5000.")
-        self._client, self._url, self.project = MlflowClient(tracking_uri=url, registry_uri=url), url, project
+        self._client, self.project = MlflowClient(tracking_uri=url, registry_uri=url), project
+        self._url, self._public_url = url, public_url or url
 
     def start_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Open a run in the project's experiment; returns its id."""
@@ -143,7 +144,7 @@ class Tracking:
     def run_url(self, run_id: str) -> str:
         """Address of the run's page."""
         with self._errors():
-            return f"{self._url}/#/experiments/{self._experiment()}/runs/{run_id}"
+            return f"{self._public_url}/#/experiments/{self._experiment()}/runs/{run_id}"
 
     def _experiment(self) -> str:
         experiment = self._client.get_experiment_by_name(self.project)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tire_pipeline.errors import InputError
+from tire_pipeline.settings import Settings
+from tire_pipeline.stack.compose import REPOSITORY, Compose, host_settings
+from tire_pipeline.stack.startup import pools
+
+EMPTY = {"TIRE_TRAINER_MEMORY", "TIRE_SLACK_WEBHOOK_URL", "DOCKER_GID"}
+
+
+def environment() -> dict[str, str]:
+    """What `docker/make_env.py` makes, as Compose reads it."""
+    spec = importlib.util.spec_from_file_location("make_env", REPOSITORY / "docker" / "make_env.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lines = module.filled(module.EXAMPLE.read_text()).splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_every_secret_is_made_anew_and_fits_into_a_url() -> None:
+    first, second = environment(), environment()
+    example = dict(line.split("=", 1) for line in (REPOSITORY / ".env.example").read_text().splitlines() if "=" in line)
+    secrets = {name for name, value in example.items() if value == "" and not name.startswith("#")} - EMPTY
+    assert len(secrets) == 11
+    for name in secrets:
+        assert first[name] != second[name]
+        assert len(first[name]) >= 20
+    assert first["AIRFLOW_DB_PASSWORD"].isalnum()
+    assert len(first["AIRFLOW_JWT_SECRET"]) >= 64  # fewer, and Airflow's parts would sign with too weak a key
+
+
+def test_the_host_reaches_the_stack_by_its_published_ports() -> None:
+    found = host_settings(Settings(_env_file=None), {**environment(), "S3_PORT": "9", "AIRFLOW_PORT": ""})
+    assert found.s3_endpoint_url == "http://127.0.0.1:9"
+    assert found.airflow_url == "http://127.0.0.1:8080"
+    assert found.mlflow_url == "http://127.0.0.1:5000"
+
+
+def test_a_stack_on_aws_or_on_an_s3_elsewhere_keeps_its_endpoint() -> None:
+    for url in ("", "https://s3.example"):
+        made = host_settings(Settings(_env_file=None), {**environment(), "TIRE_S3_ENDPOINT_URL": url})
+        assert made.s3_endpoint_url == url
+
+
+def test_a_stack_without_secrets_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"python3 docker/make_env\.py > .*\.env"):
+        Compose(Settings(_env_file=None), env_file=tmp_path / ".env").up()
+
+
+def test_a_host_with_gpus_has_a_slot_for_each() -> None:
+    assert {p["name"]: p["slots"] for p in pools(4)}["gpu"] == 4
+    assert {p["name"]: p["slots"] for p in pools(0)}["gpu"] == 1
