@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from tire_airflow import runs, sensors, trainers, triggers
+from tire_airflow import links, runs, sensors, trainers, triggers
 
 from tire_pipeline import steps
 from tire_pipeline.errors import ServiceUnavailable
@@ -170,3 +170,14 @@ def test_kill_9_of_the_task_leaves_no_trainer_behind() -> None:
     finally:
         if task.poll() is None:
             task.kill()
+
+
+def test_the_button_of_validate_opens_the_report_on_the_version_that_was_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(links.XCom, "get_value", lambda *, ti_key, key: kept.get(key))
+    monkeypatch.setattr(steps, "report_url", lambda version: f"http://mlflow/{version}/report.html")
+    assert links.DataReportLink().get_link(None, ti_key=None) == ""
+    kept["dataset_version"] = "v7"  # as the task leaves it before it judges: a refused version has a report, too
+    assert links.DataReportLink().get_link(None, ti_key=None) == "http://mlflow/v7/report.html"

@@ -18,6 +18,7 @@ from tire_pipeline.steps.data import (
     validate,
     verify_version,
 )
+from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.production import feedback, monitor, predict
 from tire_pipeline.steps.promotion import (
     check_serving,
@@ -52,6 +53,7 @@ __all__ = [
     "push",
     "register",
     "report",
+    "report_url",
     "rollback",
     "scan",
     "show_version",

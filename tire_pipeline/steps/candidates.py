@@ -109,7 +109,7 @@ def answers_on_test(s: Services, key: str, split_ref: SplitRef) -> Answers:
 
 def _description(s: Services, version: str) -> str:
     """What MLflow shows on the run's page, in Markdown."""
-    url = report_url(s, version)
+    url = report_url(version, services=s)
     return f"Trained on dataset version `{version}`" + (f": [report on the data]({url})." if url else ".")
 
 
