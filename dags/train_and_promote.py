@@ -8,7 +8,7 @@ candidate → `register` → `stage` → `check_serving` → `approve` → `prod
 
 **Reading a run**: its note says what was decided and why; so does Slack. A *skipped* task after `register` means that
 a gate said no; the reason is in the note and in the log of the task that was skipped first. A *failed* `validate` names
-what is wrong with the data and the fix; the note links the report that shows it in pictures.
+what is wrong with the data and the fix; its button and the note link the report that shows it in pictures.
 
 **Repeating** is always safe: finished trainings come from the cache, a version is registered once, a promotion is
 made once. *Clear* the failed task.
@@ -26,6 +26,7 @@ from airflow.sdk import DAG, TriggerRule, get_current_context, task_group
 from airflow.sdk.exceptions import AirflowFailException
 from tire_airflow.approval import ApproveIfAsked
 from tire_airflow.form import trigger_form
+from tire_airflow.links import VERSION, DataReportLink, linked
 from tire_airflow.runs import failures, returned, stops_the_run
 from tire_airflow.tasks import step
 from tire_airflow.trainers import train_operator
@@ -54,8 +55,9 @@ with DAG(
         steps.scan(ScanShard(**shard))
 
     @step(trigger_rule=TriggerRule.NONE_FAILED)  # a small version has nothing to scan before
-    def validate(params: dict[str, Any]) -> dict[str, Any]:
+    def validate(params: dict[str, Any], ti: Any) -> dict[str, Any]:
         request = steps.check_request(params)
+        ti.xcom_push(key=VERSION, value=request.version)
         return asdict(steps.validate(request.version, max_bad=request.max_bad, max_probe=request.max_probe))
 
     @step
@@ -120,7 +122,7 @@ with DAG(
             raise AirflowFailException(text)
         return text
 
-    validated = validate()
+    validated = linked(validate(), DataReportLink())
     scan.expand(shard=plan_scan()) >> validated
     candidates = candidate.expand(spec=split(validated))
     registered = register()

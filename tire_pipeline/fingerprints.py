@@ -1,4 +1,4 @@
-"""Fingerprints: under a kilobyte an image, by which altered copies are found again without the pixels.
+"""Fingerprints: 2.3 kB an image, by which altered copies are found again without the pixels.
 
 An image is squeezed to a square, so that a crop of it is a scale and a shift along each axis. Kept are a thumbnail of
 its detail and its strongest SIFT keypoints (Lowe, IJCV 2004), upright and cut down to a bit a dimension (Zhou et al.,
@@ -20,10 +20,11 @@ import numpy.typing as npt
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, shrink
 
-VERSION = 1
+VERSION = 2
 SIDE = 80  # of the square that is looked at, pixels; 112 finds 1 % more, at 1.5 times the price
-THUMBNAIL = 32
-NUM_KEYPOINTS = 28
+THUMBNAIL = 48
+AROUND = 4.5  # pixels of the thumbnail: what changes more slowly is light
+NUM_KEYPOINTS = 64
 DESCRIPTOR_BYTES = 16
 CONTRAST = 0.005  # an eighth of SIFT's usual threshold: rubber and steel are dull
 
@@ -117,8 +118,8 @@ def _strongest(keypoints: Sequence[cv2.KeyPoint]) -> list[cv2.KeyPoint]:
 def _detail(grey_HW: Pixels) -> Bytes:
     """Detail at T × T in 16 steps: slow changes of light are taken out, and weak detail is lifted beside strong."""
     small = cv2.resize(grey_HW, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
-    detail = small - cv2.GaussianBlur(small, (0, 0), 3)
-    around = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 3))
+    detail = small - cv2.GaussianBlur(small, (0, 0), AROUND)
+    around = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), AROUND))
     even = detail / (around + 0.3 * detail.std() + 0.3)
     steps = np.clip(np.round(8 + 2.5 * even / max(float(even.std()), 0.5)), 0, 15)
     return np.asarray(steps, np.uint8)

@@ -7,7 +7,26 @@ from typing import Any
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.execution_time.xcom import XCom
 
+from tire_pipeline import steps
 from tire_pipeline.settings import load_settings
+
+VERSION = "dataset_version"
+
+
+def linked(result: Any, *links: BaseOperatorLink) -> Any:
+    """The result of a task, whose page then has these buttons: `@task` itself takes none."""
+    result.operator.operator_extra_links = links
+    return result
+
+
+class DataReportLink(BaseOperatorLink):
+    """The report on the dataset version that a task judged, and left under VERSION; of a refused one, too."""
+
+    name = "Report on the data"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        version = XCom.get_value(ti_key=ti_key, key=VERSION)
+        return steps.report_url(version) if version else ""
 
 
 class MlflowRunLink(BaseOperatorLink):

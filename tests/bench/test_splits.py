@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tire_pipeline import splits
+from tests.unit.splits.planting import num_joined, plant
+from tire_pipeline import imaging, splits
 from tire_pipeline.fingerprints import DESCRIPTOR_BYTES, NUM_BYTES, NUM_KEYPOINTS, THUMBNAIL, VERSION
+from tire_pipeline.sample import draw_sample
 
 NUM_ROWS = 1_000_000
 SIZES = (20_000, 50_000, 100_000)
+PLANTINGS = range(8)
 EVERY = 100  # one in so many fingerprints is a copy of another
 
 
@@ -81,3 +85,22 @@ def test_near_duplicates_are_found_in_nearly_linear_time() -> None:
     exponent = np.polyfit(np.log(SIZES), np.log(seconds), 1)[0]
     print(f"time ~ fingerprints^{exponent:.2f}")  # noqa: T201
     assert exponent < 1.3
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_of_eight_plantings_of_two_hundred_copies_hardly_one_is_missed(tmp_path: Path) -> None:
+    draw_sample(tmp_path / "tyres", num_images=400, seed=11)
+    files = np.array(sorted((tmp_path / "tyres").glob("*/*-0.jpg")))
+    missed = across = 0
+    for seed in PLANTINGS:
+        chosen = np.random.default_rng(seed).permutation(len(files))[:50]
+        index = plant([imaging.decode(path.read_bytes()) for path in files[chosen]], seed=seed)
+        likeness = splits.compare(index["fingerprint"].tolist())
+        original_N, cluster_N = index["original"].to_numpy(), likeness.clusters()
+        missed += int((cluster_N != cluster_N[original_N]).sum())
+        sides = splits.assign(index, seed=seed, links=splits.link(index, likeness)).sides
+        across += int((sides != sides.to_numpy()[original_N]).sum())
+        assert num_joined(cluster_N, original_N)[1] <= 2  # pairs of different tyres
+    print(f"\nof {200 * len(PLANTINGS)} copies {missed} were missed, {across} lie across sides")  # noqa: T201
+    assert missed <= 4

@@ -114,6 +114,12 @@ def test_every_dag_has_a_runbook_and_tags_and_runs_alone(parsed: Any) -> None:
         assert max_active_runs == 1
 
 
+def test_the_page_of_validate_has_a_button_to_the_report_on_the_data(parsed: Any) -> None:
+    tasks = json.loads(parsed[4]["train_and_promote"])["dag"]["tasks"]
+    links = {t["__var"]["task_id"]: t["__var"].get("_operator_extra_links") for t in tasks}
+    assert links["validate"] == {"Report on the data": "_link_DataReportLink"}
+
+
 def test_no_secret_is_in_a_serialised_dag(parsed: Any) -> None:
     assert all(text and CANARY not in text for text in parsed[4].values())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
-from tire_airflow import reaper, runs, sensors, triggers
+from tire_airflow import links, reaper, runs, sensors, triggers
 
 from tire_pipeline import steps
 from tire_pipeline.errors import ServiceUnavailable
@@ -134,3 +134,14 @@ def test_the_reaping_goes_on_over_an_absent_engine_and_says_at_its_end_what_was_
     assert path == "tire_airflow.reaper.ReapTrigger"
     event = asyncio.run(anext(reaper.ReapTrigger(**json.loads(json.dumps(arguments))).run()))
     assert event.payload == {"removed": [gone]}
+
+
+def test_the_button_of_validate_opens_the_report_on_the_version_that_was_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(links.XCom, "get_value", lambda *, ti_key, key: kept.get(key))
+    monkeypatch.setattr(steps, "report_url", lambda version: f"http://mlflow/{version}/report.html")
+    assert links.DataReportLink().get_link(None, ti_key=None) == ""
+    kept["dataset_version"] = "v7"  # as the task leaves it before it judges: a refused version has a report, too
+    assert links.DataReportLink().get_link(None, ti_key=None) == "http://mlflow/v7/report.html"

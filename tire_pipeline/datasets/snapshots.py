@@ -91,10 +91,16 @@ def split_key(digest: str, split_digest: str) -> str:
     return f"{folder_of(digest)}splits/{split_digest}.parquet"
 
 
-def build(store: ObjectStore, version: str, *, progress: Callable[[int, int], None] | None = None) -> Snapshot:
-    """The snapshot of a version, with its index. See `take`."""
+def build(
+    store: ObjectStore,
+    version: str,
+    *,
+    columns: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Snapshot:
+    """The snapshot of a version, with these columns of its index or all. See `take`."""
     digest, cached = take(store, version, progress=progress)
-    return Snapshot(digest, load(store, digest).index, cached)
+    return Snapshot(digest, load(store, digest, columns=columns).index, cached)
 
 
 def take(

@@ -13,8 +13,8 @@ from scipy.sparse import coo_array
 
 from tire_pipeline.errors import DataRefused
 from tire_pipeline.refs import digest_of
+from tire_pipeline.splits.candidates import Ints
 from tire_pipeline.splits.links import Links, Mask, group_names, link, named
-from tire_pipeline.splits.near_duplicates import Ints
 from tire_pipeline.splits.proof import check_fixed
 from tire_pipeline.splits.quarantine import NO_SIDE, left_out
 from tire_pipeline.splits.stratify import SIDES, stratified

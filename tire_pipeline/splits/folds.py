@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tire_pipeline.errors import InputError
+from tire_pipeline.splits.candidates import Ints
 from tire_pipeline.splits.links import Links, joined_groups, link
-from tire_pipeline.splits.near_duplicates import Ints
 
 Kind = Literal["kfold", "logo"]
 KINDS: tuple[Kind, ...] = ("kfold", "logo")

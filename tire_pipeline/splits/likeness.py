@@ -21,10 +21,14 @@ import pyarrow.parquet as pq
 from tire_pipeline.datasets.snapshots import Snapshot, folder_of, load_fingerprints, prints_key
 from tire_pipeline.fingerprints import Bytes, stack
 from tire_pipeline.refs import digest_of
-from tire_pipeline.splits.near_duplicates import Ints, components, near_duplicate_pairs
+from tire_pipeline.splits.candidates import Ints
+from tire_pipeline.splits.near_duplicates import components, near_duplicate_pairs
 from tire_pipeline.stores.objects import ObjectStore
 
-SOURCES = ("fingerprints.py", *(f"splits/{name}.py" for name in ("likeness", "near_duplicates", "registration")))
+SOURCES = (
+    "fingerprints.py",
+    *(f"splits/{name}.py" for name in ("candidates", "likeness", "near_duplicates", "registration")),
+)
 
 
 @dataclass(frozen=True)

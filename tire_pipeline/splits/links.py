@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tire_pipeline.splits.candidates import Ints
 from tire_pipeline.splits.likeness import Likeness, compare
-from tire_pipeline.splits.near_duplicates import Ints, components
+from tire_pipeline.splits.near_duplicates import components
 
 SECONDS_APART = 60
 CAMERAS_APART = 2**40  # seconds: more than there are in any date

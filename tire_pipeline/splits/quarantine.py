@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tire_pipeline.splits.candidates import Ints
 from tire_pipeline.splits.links import Links, Mask
-from tire_pipeline.splits.near_duplicates import Ints
 
 NEW, FIXED = 0, 4  # ranks; between them 1 + the number of the side
 NO_SIDE = -1

@@ -20,14 +20,21 @@ FAR_BITS = 32  # of 128: descriptors further apart say nothing
 NEAR_BITS = 8  # closer ones are the same
 MATCH_BITS = 24  # close enough to lay one image on the other
 EVIDENCE_MIN = 3.0  # keypoints that agree, weighed by how close they are
-# Least correlation and overlap, by evidence: what lies on one another nearly everywhere needs fewer keypoints, as
-# strong compression leaves few. Overlap is of one of the images: a crop lies in its original.
-OVERLAP_MIN = 0.90
-ENOUGH = ((5.0, 0.80, OVERLAP_MIN), (EVIDENCE_MIN, 0.92, 0.95))
+OVERLAP_MIN = 0.80
+# Least evidence, correlation and overlap: where few keypoints are left, as of strong compression or of a small part of
+# the picture, the rest must agree the better. Overlap is of one of the images: a crop lies in its original.
+ENOUGH = (
+    (12.0, 0.85, OVERLAP_MIN),
+    (10.0, 0.80, 0.90),
+    (8.0, 0.78, 0.98),
+    (5.0, 0.84, 0.98),
+    (4.0, 0.92, 0.985),
+    (EVIDENCE_MIN, 0.95, 0.99),
+)
 SCALE_MAX = 1.8
 TOLERANCE = 0.02  # of the image's side
 NUM_LEADING = 12  # matches from which hypotheses are made
-GRID = 28  # samples a side at which thumbnails are compared
+GRID = 40  # samples a side at which thumbnails are compared
 
 _FIRST, _SECOND = np.triu_indices(NUM_LEADING, 1)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from tire_pipeline.splits.near_duplicates import Ints
+from tire_pipeline.splits.candidates import Ints
 
 FRACTIONS = {"train": 0.65, "val": 0.15, "test": 0.20}
 SIDES = tuple(FRACTIONS)

@@ -20,6 +20,7 @@ from tire_pipeline.steps.data import (
     validate,
     verify_version,
 )
+from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.evaluation import evaluate, evaluate_run
 from tire_pipeline.steps.prediction import predict, predict_csv
 from tire_pipeline.steps.production import feedback, monitor
@@ -67,6 +68,7 @@ __all__ = [
     "register",
     "reject",
     "report",
+    "report_url",
     "rollback",
     "sagemaker_result",
     "sagemaker_train",

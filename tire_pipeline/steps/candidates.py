@@ -77,7 +77,7 @@ def train(
 
 def _description(s: Services, version: str) -> str:
     """What MLflow shows on the run's page, in Markdown."""
-    url = report_url(s, version)
+    url = report_url(version, services=s)
     return f"Trained on dataset version `{version}`" + (f": [report on the data]({url})." if url else ".")
 
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
+# Of the index, what is judged; the rest would take as much memory again.
+JUDGED = (
+    *("path", "key", "sha256", "bytes", "label", "group", "split", "format", "width", "height", "camera"),
+    *("brightness", "contrast", "sharpness", "saturation", "error"),
+)
 PROVEN_ANEW_MAX = 2_000  # images; a second
 
 
@@ -80,7 +85,7 @@ def validate(
 
     s = live(services)
     with loading("tire_pipeline.validation.expectations"):
-        snapshot = snapshots.build(s.objects, version, progress=progress)
+        snapshot = snapshots.build(s.objects, version, columns=JUDGED, progress=progress)
     from tire_pipeline.datasets import shards
     from tire_pipeline.validation import report
     from tire_pipeline.validation.expectations import judge

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.steps.learnt import learnt_by
-from tire_pipeline.steps.live import image_cache, stored_bundle
+from tire_pipeline.steps.live import image_cache, live, stored_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,8 @@ def publish(s: Services, record: Mapping[str, Any], html: str, index: pd.DataFra
     s.tracking.end_run(run_id)
 
 
-def report_url(s: Services, version: str) -> str:
-    """Where a browser shows the newest report on this version; empty before there is one."""
+def report_url(version: str, *, services: Services | None = None) -> str:
+    """Where a browser shows the newest report on this dataset version; empty before there is one."""
+    s = live(services)
     run_id = s.tracking.find_run("tire.data_version", version)
     return f"{s.tracking.run_url(run_id)}/artifacts/report.html" if run_id else ""

@@ -152,7 +152,7 @@ def report(
     from tire_pipeline.alerts.run_report import compose
 
     s = live(services)
-    history, url = promotions(run_key=run_key, services=s), report_url(s, version)
+    history, url = promotions(run_key=run_key, services=s), report_url(version, services=s)
     text = compose(s.settings.project, version, evaluations, history, failures, data_report=url)
     send(s.settings, text)
     return text

@@ -67,7 +67,8 @@ def _judge(index: pd.DataFrame, limits: Limits, signals: Signals, kinds: tuple[s
         "bad_share": float((index["error"] != "").mean()) if len(index) else 1.0,
         "ungrouped_share": float((~group_given(labelled)).mean()) if "grouped" in kinds else 0.0,
     }
-    yield from _run(labelled, suites.index_suite(limits), naming="path")
+    judged = labelled[[c for c in suites.INDEX_COLUMNS if c in labelled]]  # what is copied on the way
+    yield from _run(judged, suites.index_suite(limits), naming="path")
     yield from _run(suites.class_rows(labelled), suites.class_suite(limits, kinds), naming="label")
     yield from _run(pd.DataFrame([summary]), suites.summary_suite(limits, kinds))
 

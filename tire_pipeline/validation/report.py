@@ -20,6 +20,7 @@ from tire_pipeline.validation.signals import Signals
 THUMBNAIL_PX = 120
 SAMPLES_PER_CLASS = 8
 LISTED = 200  # of a kind in report.json
+CLUSTER_LISTED = 50  # images of a cluster
 SHOWN = 12  # of a kind in pictures
 
 
@@ -58,7 +59,8 @@ def as_record(
         "num_outliers": len(signals.outliers),
         "outliers": [asdict(o) for o in signals.outliers[:LISTED]],
         "num_duplicate_clusters": len(signals.duplicates),
-        "duplicates": [_rows(labelled, cluster) for cluster in signals.duplicates[:LISTED]],
+        "duplicates": [_rows(labelled, cluster[:CLUSTER_LISTED]) for cluster in signals.duplicates[:LISTED]],
+        "duplicate_sizes": [len(cluster) for cluster in signals.duplicates[:LISTED]],
         "reference": signals.reference,
         "shifts": [{**asdict(s), "notable": s.notable} for s in signals.shifts],
         "new_classes": signals.new_classes,

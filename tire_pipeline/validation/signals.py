@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from tire_pipeline.fingerprints import Bytes, unpack
+from tire_pipeline.fingerprints import THUMBNAIL, Bytes, unpack
 from tire_pipeline.splits import Likeness
 from tire_pipeline.validation import drift, label_errors, outliers, probe
 from tire_pipeline.validation.drift import Shift
@@ -96,4 +96,5 @@ def _duplicates(likeness: Likeness) -> list[list[int]]:
 def _linear_probe(usable: pd.DataFrame, prints_NB: Bytes) -> Doubter | None:
     if len(usable) > label_errors.ROWS_MAX:
         return None
-    return label_errors.linear_probe(unpack(prints_NB).thumbnails_NTT.reshape(len(usable), -1), usable)
+    small = unpack(prints_NB).thumbnails_NTT.reshape(-1, THUMBNAIL // 2, 2, THUMBNAIL // 2, 2).mean(axis=(2, 4))
+    return label_errors.linear_probe(small.reshape(len(usable), -1), usable)

@@ -29,6 +29,17 @@ def cropped(pixels_HWC: Pixels, rng: np.random.Generator) -> bytes:
     return imaging.encode_jpeg(np.ascontiguousarray(pixels_HWC[top : top + height, left : left + width]), quality=90)
 
 
+def cropped_on_each_side(pixels_HWC: Pixels, rng: np.random.Generator) -> bytes:
+    """5–20 % of its height is cut off the top and as much off the bottom, of its width left and right: half is left."""
+    height, width = pixels_HWC.shape[:2]
+    top, bottom, left, right = rng.uniform(0.05, 0.2, 4)
+    rows, columns = (
+        slice(round(top * height), -round(bottom * height)),
+        slice(round(left * width), -round(right * width)),
+    )
+    return imaging.encode_jpeg(np.ascontiguousarray(pixels_HWC[rows, columns]), quality=90)
+
+
 def lit_otherwise(pixels_HWC: Pixels, rng: np.random.Generator) -> bytes:
     """30 % brighter or darker."""
     return imaging.encode_jpeg(np.clip(pixels_HWC * rng.choice([0.7, 1.3]), 0, 255).astype(np.uint8), quality=90)
@@ -38,10 +49,10 @@ def mirrored(pixels_HWC: Pixels, _: np.random.Generator) -> bytes:
     return imaging.encode_jpeg(np.ascontiguousarray(pixels_HWC[:, ::-1]), quality=90)
 
 
-ALTERATIONS: tuple[Alteration, ...] = (saved_badly, cropped, lit_otherwise, mirrored)
+ALTERATIONS: tuple[Alteration, ...] = (saved_badly, cropped, cropped_on_each_side, lit_otherwise, mirrored)
 
 
-def plant(originals: Sequence[Pixels], *, seed: int = 0, num_each: int = 50) -> pd.DataFrame:
+def plant(originals: Sequence[Pixels], *, seed: int = 0, num_each: int = 40) -> pd.DataFrame:
     """An index of the originals, then `num_each` copies by each alteration, each of the next original in turn.
 
     `original` is the row that an image shows, `how` what was done to it. No group is given.

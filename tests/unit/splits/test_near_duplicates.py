@@ -12,6 +12,7 @@ from tire_pipeline.errors import InputError
 from tire_pipeline.fingerprints import fingerprint
 from tire_pipeline.imaging import Pixels
 from tire_pipeline.sample import draw_sample
+from tire_pipeline.splits import candidates
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "pitting"
 
@@ -60,7 +61,7 @@ def test_nearly_every_altered_copy_is_found_without_the_help_of_others(planted: 
     index = planted[planted["how"].isin(["", how])]
     cluster_N = splits.compare(index["fingerprint"].tolist()).clusters()
     found, _ = num_joined(cluster_N, index["original"])
-    assert found >= 49
+    assert found >= 39  # of 40
 
 
 def test_distinct_tyres_are_hardly_ever_taken_for_one(planted: pd.DataFrame) -> None:
@@ -86,11 +87,22 @@ def test_near_duplicate_clusters_are_the_groups_where_none_is_given(planted: pd.
     assert groups.nunique() >= 48
 
 
+def test_what_is_sorted_in_pieces_is_what_is_sorted_whole(
+    planted: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = splits.compare(planted["fingerprint"].tolist())
+    monkeypatch.setattr(candidates, "CODES_AT_ONCE", 2_000)
+    monkeypatch.setattr(candidates, "VOTERS_AT_ONCE", 60)
+    monkeypatch.setattr(candidates, "IMAGES_AT_ONCE", 100)
+    pieces = splits.compare(planted["fingerprint"].tolist())
+    assert pieces.clusters().tolist() == whole.clusters().tolist()
+
+
 def test_given_groups_are_joined_by_near_duplicates(tyres: list[Pixels]) -> None:
     index = plant(tyres, num_each=1)
     index["group"] = [f"tyre-{i:02d}" for i in range(len(index))]
     groups = splits.assign(index, seed=0).together["group"]
-    assert groups.iloc[len(tyres) :].tolist() == ["tyre-00", "tyre-01", "tyre-02", "tyre-03"]
+    assert groups.iloc[len(tyres) :].tolist() == [f"tyre-{i:02d}" for i in range(5)]
 
 
 def test_clusters_do_not_depend_on_the_order_of_images(planted: pd.DataFrame) -> None:
