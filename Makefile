@@ -59,5 +59,5 @@ bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tir
 chaos: setup  ## kill -9 of the parts of a running stack, minutes long
 	$(BIN)/python -m pytest -s -m chaos tests
 
-soak: setup  ## what the tests do once or with a few, with all and many times, minutes long
+soak: setup  ## fifty kills of a training, and other long repetitions
 	$(BIN)/python -m pytest -s -m soak tests

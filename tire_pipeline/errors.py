@@ -6,7 +6,8 @@ TireError                what went wrong, what was found, and the fix, in one re
 │   └── LeakageError         the same thing on two sides of a split
 ├── GateRefused          1   the work was done and a gate said no
 ├── ServiceUnavailable   3   a service did not answer: repeating it may help
-└── OutOfResources       4   disk or memory ran out
+├── OutOfResources       4   disk or memory ran out
+└── Interrupted        130   somebody asked it to stop, and it stopped in good order
 """
 
 from __future__ import annotations
@@ -46,3 +47,9 @@ class OutOfResources(TireError):
     """Disk or memory ran out. What was complete before is still there."""
 
     exit_code = 4
+
+
+class Interrupted(TireError):
+    """SIGTERM or Ctrl-C was obeyed. The text says how to go on."""
+
+    exit_code = 130

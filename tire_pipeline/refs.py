@@ -110,6 +110,22 @@ class TrainedRef:
 
 
 @dataclass(frozen=True)
+class SearchRef:
+    """A search as far as it went: its MLflow run, how many trials ended how, and the best one's value on the validation
+    split, configuration and MLflow run."""
+
+    study: str
+    run_id: str
+    metric: str
+    num_complete: int
+    num_pruned: int
+    num_failed: int
+    best_value: float
+    best_run_id: str
+    best_config: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class EvaluationRef:
     """A candidate's figures on the locked test split. `metrics` holds name, name_low and name_high (95 % interval)."""
 

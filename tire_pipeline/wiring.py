@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.settings import Settings, load_settings
@@ -32,6 +33,14 @@ class Services:
     def ledger(self) -> Ledger:
         url = self.settings.ledger_url
         return Ledger(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
+
+    @cached_property
+    def studies(self) -> Any:
+        """Optuna's storage, loaded where something is searched."""
+        from tire_pipeline.stores.studies import connect as connect_studies  # noqa: PLC0415  (Optuna takes half a second)
+
+        url = self.settings.ledger_url
+        return connect_studies(_configured(url.get_secret_value() if url else "", "TIRE_LEDGER_URL"))
 
     @cached_property
     def orchestrator(self) -> Orchestrator:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import Param
 
 from tire_pipeline.refs import VERSION_PATTERN
 from tire_pipeline.steps.request import TARGETS
-from tire_pipeline.training.config import AUGMENTATIONS, HEADS, LOSSES, OPTIMIZERS, RESIZES  # light: no torch behind it
+from tire_pipeline.training.options import OPTIONS  # light: no torch behind it
 from tire_pipeline.training.recipes import RECIPES
 
 METRICS = (
@@ -60,62 +62,21 @@ def trigger_form() -> dict[str, Param]:
             "Refuse the version where size, format, camera and brightness alone tell the label better than this "
             "(balanced accuracy). Empty: warn above 0.60.",
         ),
-        "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=10_000, section="Training", title="Epochs"),
-        "batch_size": Param(
-            None, type=["null", "integer"], minimum=2, maximum=4096, section="Training", title="Batch size"
-        ),
-        "learning_rate": Param(
-            None,
-            type=["null", "number"],
-            exclusiveMinimum=0,
-            maximum=10,
-            section="Training",
-            title="Learning rate",
-            description="The highest rate of the one-cycle schedule.",
-        ),
-        "optimizer_type": Param(
-            None, type=["null", "string"], enum=[None, *OPTIMIZERS], section="Training", title="Optimizer"
-        ),
-        "loss": Param(None, type=["null", "string"], enum=[None, *LOSSES], section="Training", title="Loss"),
-        **_network(),
+        **{name: _option(name) for name in OPTIONS if name != "seed"},
     }
 
 
-def _network() -> dict[str, Param]:
-    """What is trained, and on what it sees."""
-    text, section = ["null", "string"], "Network and images"
-    return {
-        "weights": Param(
-            None,
-            type=text,
-            section=section,
-            title="Pretrained weights",
-            description="`imagenet`, or the name of a file in TIRE_WEIGHTS. Empty: from scratch.",
-        ),
-        "head": Param(None, type=text, enum=[None, *HEADS], section=section, title="Head"),
-        "dropout": Param(
-            None, type=["null", "number"], minimum=0, maximum=0.9, section=section, title="Dropout of the head"
-        ),
-        "fixed_norms": Param(
-            False, type="boolean", section=section, title="Batch norm keeps the statistics of the weights"
-        ),
-        "augmentation": Param(None, type=text, enum=[None, *AUGMENTATIONS], section=section, title="Augmentation"),
-        "image_height": _side("Image height"),
-        "image_width": _side("Image width"),
-        "resize": Param(
-            None,
-            type=text,
-            enum=[None, *RESIZES],
-            section=section,
-            title="To that size by",
-            description="`stretch` brings each side to its length, `crop` keeps the ratio and leaves out the borders.",
-        ),
-    }
-
-
-def _side(title: str) -> Param:
-    kind = ["null", "integer"]
-    return Param(None, type=kind, minimum=32, maximum=2048, section="Network and images", title=title)
+def _option(name: str) -> Param:
+    """A field of the training configuration, empty: as the candidate's recipe has it."""
+    option = OPTIONS[name]
+    kind = {int: "integer", float: "number", bool: "boolean", str: "string"}[option.kind]
+    limits: dict[str, Any] = {}
+    if option.choices:
+        limits["enum"] = [None, *option.choices]
+    elif option.kind in (int, float):
+        limits = {"minimum": option.low, "maximum": option.high}
+    title = name.removesuffix("_type").replace("_", " ").capitalize()
+    return Param(None, type=["null", kind], section=option.section, title=title, description=option.help, **limits)
 
 
 def _limit(title: str, description: str) -> Param:

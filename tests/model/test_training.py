@@ -22,8 +22,10 @@ from tire_pipeline.imaging import encode_png, normalise
 from tire_pipeline.metrics import Ints
 from tire_pipeline.training import loop
 from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.examples import FromFeatures, FromImages, make_source, split_batches
 from tire_pipeline.training.export import check_parity, export
 from tire_pipeline.training.loop import EpochMetrics, Examples, Fitted, fit, predict_logits
+from tire_pipeline.training.network import build_network
 
 CPU = torch.device("cpu")
 FIXED = {"learning_rate": 3e-3, "weight_decay": 0.02, "image_height": 32, "image_width": 32, "threads": 1}
@@ -161,7 +163,7 @@ def test_a_validation_that_never_gave_a_number_stops_the_training(examples: Exam
 @pytest.mark.parametrize("num_images", [3, 5, 17, 33])
 def test_no_batch_has_one_image_which_batch_norm_cannot_take(num_images: int) -> None:
     for size in (2, 3, 16, 32):
-        parts = list(loop._batches(np.arange(num_images), size))
+        parts = list(split_batches(np.arange(num_images), size))
         assert np.concatenate(parts).tolist() == list(range(num_images))
         assert min(map(len, parts)) >= 2
         assert max(map(len, parts)) <= max(size, 3)
@@ -222,3 +224,51 @@ class _Broken(np.ndarray):
 
     def __new__(cls, images_NHWC: np.ndarray) -> _Broken:
         return (images_NHWC.astype(np.float32) * np.nan).view(cls)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light"])
+def test_a_frozen_backbone_stays_as_it_is_and_then_learns_at_a_lower_rate(
+    examples: Examples, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[dict[str, torch.Tensor], float]] = []
+    real = loop.Trainer._epoch
+
+    def watch(trainer: loop.Trainer) -> EpochMetrics:
+        metrics = real(trainer)
+        backbone = {k: v.clone() for k, v in trainer.model.backbone.state_dict().items()}
+        seen.append((backbone, max(g["max_lr"] for g in trainer.state.optimizer.param_groups)))
+        return metrics
+
+    monkeypatch.setattr(loop.Trainer, "_epoch", watch)
+    config = replace(CONFIG, epochs=4, freeze_epochs=2, augmentation=augmentation)
+    done = train(examples, config)
+    before = build_network(config, num_classes=2).backbone.state_dict()
+    assert all(torch.equal(seen[1][0][k], before[k]) for k in before)
+    assert not all(torch.equal(seen[2][0][k], before[k]) for k in before)
+    assert [rate for _, rate in seen] == pytest.approx([3e-3, 3e-3, 3e-4, 3e-4])
+    assert done.history[1]["train/loss"] < done.history[0]["train/loss"]
+
+
+def test_features_of_a_frozen_backbone_are_what_its_images_give(examples: Examples) -> None:
+    """The head learns the same from features that were kept and from images that are looked at again and again."""
+    config = replace(CONFIG, epochs=2, freeze_epochs=2, augmentation="none", dropout=0.0)
+    model = build_network(config, num_classes=2)
+    model.freeze(True)
+    assert isinstance(make_source(examples, config, model, CPU), FromFeatures)
+    kept = train(examples, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_source", FromImages)
+        looked_at = train(examples, config)
+    for a, b in zip(kept.history, looked_at.history, strict=True):
+        assert {k: v for k, v in a.items() if "per_s" not in k} == pytest.approx(
+            {k: v for k, v in b.items() if "per_s" not in k}, abs=1e-5
+        )
+
+
+def test_training_stops_when_it_got_no_better_for_as_long_as_it_has_patience(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.5, 0.7, 0.6, 0.7, 0.9, 0.9])
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"val/loss": 1.0, "val/accuracy": next(accuracies)})
+    done = train(examples, replace(CONFIG, epochs=6, monitor="accuracy", patience=2))
+    assert (len(done.history), done.best_epoch) == (4, 1)

@@ -126,6 +126,7 @@ class FakeTracking:
     made: list[RegisteredVersion] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    params: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fail_alias: int = 0
 
@@ -155,11 +156,15 @@ class FakeTracking:
         return f"http://mlflow/{run_id}"
 
     def start_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        self.runs[name] = dict(tags)
+        self.runs[name], self.params[name] = dict(tags), dict(params)
         return name
 
     def find_run(self, tag: str, value: str) -> str | None:
         return next((run_id for run_id, tags in self.runs.items() if tags.get(tag) == value), None)
+
+    def newest_runs(self, *, param: str, value: str, limit: int) -> list[dict[str, str]]:
+        found = [tags for run_id, tags in self.runs.items() if self.params.get(run_id, {}).get(param) == value]
+        return found[::-1][:limit]
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], **_: Any) -> None:
         self.values.setdefault(run_id, {}).update(metrics)

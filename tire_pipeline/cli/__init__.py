@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from tire_pipeline.cli import bench, data, registry, stack, training, watching
+from tire_pipeline.cli import bench, data, registry, stack, training, tuning, watching
 from tire_pipeline.cli.output import state, tell
 from tire_pipeline.errors import OutOfResources, TireError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for module in (stack, data, training, registry, watching, bench):
+for module in (stack, data, training, tuning, registry, watching, bench):
     module.add_to(app)
 
 

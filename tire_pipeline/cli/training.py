@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from tire_pipeline import steps
+from tire_pipeline.cli.fields import size_fields, with_fields
 from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
 from tire_pipeline.steps.request import RunRequest
-from tire_pipeline.training.config import AUGMENTATIONS, parse_size  # light: no torch behind it
+from tire_pipeline.training.config_file import read_table  # light: no torch behind it
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,53 +25,37 @@ def add_to(app: typer.Typer) -> None:
     app.command()(predict)
 
 
+@with_fields
 def train(
+    *,
     dataset_version: Annotated[str, typer.Option(help="The dataset version to train from.")] = "",
-    model_type: Annotated[str, typer.Option(help="The candidate: cnn, tiny_vgg, resnet18, …, or timm:NAME.")] = "cnn",
-    optimizer_type: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest rate of the one-cycle schedule.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    loss: Annotated[str | None, typer.Option(help="cross_entropy or focal.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help=", ".join(AUGMENTATIONS))] = None,
-    image_size: Annotated[str, typer.Option(help="In pixels: 224, or 320x256 for height x width.")] = "",
-    resize: Annotated[str | None, typer.Option(help="stretch to the size, or crop to its sides' ratio.")] = None,
-    head: Annotated[str | None, typer.Option(help="linear or mlp.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Of the head.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="To start from: imagenet, or a file that TIRE_WEIGHTS lists.")
+    model_type: Annotated[
+        str, typer.Option(help="The candidate: cnn (default), tiny_vgg, resnet18, …, timm:NAME.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Of split, weights and order.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON with any of these options, in place of the recipe's values.")
     ] = None,
-    fixed_norms: Annotated[
-        bool | None, typer.Option("--fixed-norms", help="Batch norm keeps the statistics of the weights.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of split, weights and order.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
     spec: Annotated[
-        str, typer.Option(help="Instead of all the above: a JSON spec or its file, as a DAG gives it.")
+        str, typer.Option(help="Instead of all the others: a JSON spec or its file, as a DAG gives it.")
     ] = "",
     result_path: Annotated[Path | None, typer.Option("--result", help="Write the result as JSON here as well.")] = None,
     as_json: Json = False,
+    overrides: dict[str, Any],
 ) -> None:
-    """Train one candidate here, or take it from the cache. What is left out follows the candidate's recipe.
+    """Train one candidate here, or take it from the cache.
+
+    What is left out is as in the file of `--config`, and otherwise as in the candidate's recipe.
 
     Example: `tire train --dataset-version demo-v1 --model-type cnn --optimizer-type adam --epochs 10`
     """
-    overrides = {
-        "optimizer_type": optimizer_type,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "loss": loss,
-        "augmentation": augmentation,
-        "resize": resize,
-        "head": head,
-        "dropout": dropout,
-        "weights": weights,
-        "fixed_norms": fixed_norms,
-        **_size(image_size),
-    }
-    record = _read_spec(spec) if spec else _make_spec(dataset_version, model_type, seed, overrides)
+    flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
+    record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
     with progress("training") as move:
-        trained = steps.train(record, tags=_tags(), progress=move)
+        trained = steps.train(record, resume=resume, tags=_tags(), progress=move)
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"
@@ -100,7 +85,7 @@ def evaluate(
     if bool(run) == bool(cv):
         raise InputError("Give the MLflow run id of a training, or --cv kfold|logo with --dataset-version.")
     if cv:
-        overrides = {"epochs": epochs, "weights": weights, **_size(image_size)}
+        overrides = {"epochs": epochs, "weights": weights, **size_fields(image_size)}
         request = _check(dataset_version, model_type, seed, {**overrides, "metric": metric, "threshold": threshold})
         measured = _cross_validate(request, cv, folds)
         result(measured, as_json=as_json, text=_cross_validated(measured))
@@ -132,9 +117,16 @@ def predict(
         result(a, as_json=False, text=f"{a['path']}: {said}")
 
 
-def _make_spec(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    request = _check(version, model_type, seed, overrides)
-    return steps.training_specs(steps.split(_validated(request), seed=seed), request)[0]
+def _filled(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """What the flags say, and what they leave out as in the file."""
+    given = {name: value for name, value in flags.items() if value not in (None, "")}
+    return {**(read_table(config) if config else {}), **given}
+
+
+def _make_spec(form: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a form's one candidate; checked before any image is read."""
+    request = steps.check_request({**form, "candidates": [form.get("model_type", "cnn")]})
+    return steps.training_specs(steps.split(_validated(request), seed=request.seed), request)[0]
 
 
 def _cross_validate(request: RunRequest, kind: str, k: int) -> CrossValidationRef:
@@ -152,13 +144,6 @@ def _check(version: str, model_type: str, seed: int, overrides: dict[str, Any]) 
     """The request, checked before any image is read."""
     given = {k: v for k, v in overrides.items() if v is not None}
     return steps.check_request({"dataset_version": version, "candidates": [model_type], "seed": seed, **given})
-
-
-def _size(image_size: str) -> dict[str, int]:
-    if not image_size:
-        return {}
-    height, width = parse_size(image_size)
-    return {"image_height": height, "image_width": width}
 
 
 def _read_spec(spec: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from tire_pipeline.steps.promotion import (
     stage,
 )
 from tire_pipeline.steps.request import RunRequest, check_request
+from tire_pipeline.steps.tuning import read_space, tune, work_on
 
 __all__ = [
     "RunRequest",
@@ -50,6 +51,7 @@ __all__ = [
     "promotions",
     "pull_version",
     "push",
+    "read_space",
     "register",
     "report",
     "rollback",
@@ -59,6 +61,8 @@ __all__ = [
     "stage",
     "train",
     "training_specs",
+    "tune",
     "validate",
     "verify_version",
+    "work_on",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +36,17 @@ def training_specs(split_ref: SplitRef, request: RunRequest) -> list[dict[str, A
 def train(
     spec: Mapping[str, Any],
     *,
+    resume: bool = False,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda *_: None,
     services: Services | None = None,
 ) -> TrainedRef:
-    """Train one candidate by its spec (see `training_specs`), or take it from the cache."""
+    """Train one candidate by its spec (see `training_specs`), or take it from the cache.
+
+    With `resume` it goes on from the newest checkpoint of an earlier try, here or in S3; where there is none it starts.
+    `on_epoch` is told every epoch's metrics, and may end the training by raising something.
+    """
     config, split_ref = _read_spec(spec)
     s = live(services)
     from tire_pipeline.training import run
@@ -58,14 +64,17 @@ def train(
         positive_class=positive_class,
         cache=image_cache(s),
         weights=pretrained.fetched(s, config),
+        checkpoints=s.settings.home / "checkpoints",
+        resume=resume,
         tags={"mlflow.note.content": _description(s, split_ref.snapshot.version), **(tags or {})},
     )
 
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+    def each_epoch(epoch: int, metrics: dict[str, float]) -> None:
         if progress:
             progress(epoch + 1, config.epochs)
+        on_epoch(epoch, metrics)
 
-    return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=on_epoch)
+    return run.run(job, s.objects, s.tracking, draw_curves=_draw_curves, on_epoch=each_epoch)
 
 
 def evaluate(

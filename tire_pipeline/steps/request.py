@@ -36,12 +36,13 @@ class RunRequest:
 def check_request(form: Mapping[str, Any]) -> RunRequest:
     """The request that a trigger form makes. Raises InputError for any field that cannot be used, known or not."""
     from tire_pipeline.metrics import canonical, names
-    from tire_pipeline.training.config import merge_form, options, parse_candidates
+    from tire_pipeline.training.config import merge_form, parse_candidates
+    from tire_pipeline.training.options import OPTIONS
 
     own = {"dataset_version", "candidates", "more_candidates", "metric", "threshold", "target", "seed", "approval"}
     own |= {"max_bad", "max_probe"}
     training = merge_form({k: v for k, v in form.items() if k not in own})
-    if unknown := sorted(form.keys() - own - options() - {"model_type"}):
+    if unknown := sorted(form.keys() - own - OPTIONS.keys() - {"model_type"}):
         raise InputError(
             f"Unknown parameters: {', '.join(unknown)}. Known are: {', '.join(sorted(own))}, and training's."
         )

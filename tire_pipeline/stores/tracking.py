@@ -50,6 +50,16 @@ class Tracking:
             )
         return found[0].info.run_id if found else None
 
+    def newest_runs(self, *, param: str, value: str, limit: int) -> list[dict[str, str]]:
+        """The tags of the newest finished runs with this parameter."""
+        with self._errors():
+            found = self._client.search_runs(
+                [self._experiment()],
+                filter_string=f"params.`{param}` = '{value}' and attributes.status = 'FINISHED'",
+                max_results=limit,
+            )
+        return [dict(run.data.tags) for run in found]
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int = 0) -> None:
         with self._errors():
             self._client.log_batch(run_id, metrics=[Metric(k, float(v), at_ms, step) for k, v in metrics.items()])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD, Pixels, Triple
-from tire_pipeline.training.config import UNAUGMENTED
+from tire_pipeline.training.options import UNAUGMENTED
 
 SHIFT_FRACTION = 0.08
 SCALED = ("light", "crop")

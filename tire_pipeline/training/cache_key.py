@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +23,30 @@ SOURCES = (
 )
 
 
+def key_of(key_parts: Mapping[str, Any]) -> str:
+    """32 hex digits over the parts."""
+    return digest_of(key_parts)[:32]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What sets two trainings apart, a part each: `config.epochs: 8, was 4`. Of digests the first digits are told."""
+    found = []
+    for name in ours.keys() | theirs.keys():
+        new, old = ours.get(name), theirs.get(name)
+        if name == "config":
+            fields = (new or {}).keys() | (old or {}).keys()
+            pairs = [(f"config.{f}", (new or {}).get(f), (old or {}).get(f)) for f in fields]
+            found += [f"{field}: {a}, was {b}" for field, a, b in pairs if a != b]
+        elif new != old:
+            found.append(f"{name}: {str(new)[:8]}, was {str(old)[:8]}")
+    return sorted(found)
+
+
+def nearest(ours: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The fewest differences to any earlier training; none where there is no earlier one."""
+    return min((differences(ours, theirs) for theirs in earlier), key=len, default=[])
+
+
 def parts(split: SplitRef, config: TrainingConfig, positive_class: str | None) -> dict[str, Any]:
     """What the key is made of, by name."""
     return {
@@ -34,8 +59,8 @@ def parts(split: SplitRef, config: TrainingConfig, positive_class: str | None) -
 
 
 def cache_key(split: SplitRef, config: TrainingConfig, positive_class: str | None) -> str:
-    """32 hex digits over the parts."""
-    return digest_of(parts(split, config, positive_class))[:32]
+    """The key of the training that these make."""
+    return key_of(parts(split, config, positive_class))
 
 
 def code_digest() -> str:

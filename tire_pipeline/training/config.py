@@ -5,21 +5,14 @@ Light on purpose: the Airflow form and the command line read it without loading 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import WeightsRef
+from tire_pipeline.training.options import OPTIONS, unknown
 from tire_pipeline.training.recipes import FROM_SCRATCH, NO_WEIGHTS, RECIPES, is_timm, recipe
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
-LOSSES = ("cross_entropy", "focal")
-AUGMENTATIONS = ("none", "base", "light", "crop", "custom", "auto", "trivial", "randaug")
-UNAUGMENTED = ("none", "base")  # two names for one thing: images are resized and normalised in any case
-HEADS = ("linear", "mlp")
-RESIZES = ("stretch", "crop")
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,34 @@ class TrainingConfig:
     seed: int = 0
     threads: int = 0
     """Of the CPU; 0 takes all. It may change results in the last digits, so it is part of the configuration."""
+    scheduler: str = "one_cycle"
+    """`learning_rate` is its highest rate."""
+    warmup_epochs: int = 0
+    """Over which cosine, step and constant rise from nothing; one_cycle has a rise of its own, a fifth of the steps."""
+    step_epochs: int = 5
+    """How long step waits, and plateau for a better epoch, before the rate is multiplied with `step_factor`."""
+    step_factor: float = 0.3
+    class_weights: str = "none"
+    gradient_clip: float = 0.0
+    """The largest norm of all gradients together; 0 leaves them."""
+    accumulation: int = 1
+    """Into how many parts a batch is cut to fit into memory; the weights change once a batch all the same."""
+    ema_decay: float = 0.0
+    """Of the running mean of the weights, which is then what is measured and kept; 0 has none."""
+    mixing: str = "none"
+    mixing_alpha: float = 0.2
+    """Both parameters of the Beta distribution of the shares (Zhang et al., ICLR 2018; Yun et al., ICCV 2019)."""
+    monitor: str = "log_loss"
+    """The validation metric whose best epoch is kept."""
+    patience: int = 0
+    """Epochs without a better one after which training stops; 0 never does."""
+    freeze_epochs: int = 0
+    """During which only the head learns, from a rate of its own course; then all does, from `unfreeze_factor` of it."""
+    unfreeze_factor: float = 0.1
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool = True
+    compile: bool = False
 
     head: str = "linear"
     dropout: float | None = None
@@ -86,15 +107,9 @@ def parse_candidates(given: str | Sequence[str]) -> list[str]:
     return unique
 
 
-def options() -> set[str]:
-    """The fields that may be asked for: all but the candidate's name, and what a training fills in itself."""
-    return {f.name for f in fields(TrainingConfig)} - {"model_type", "pretrained"}
-
-
 def merge_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The training fields of a trigger form, without those left empty."""
-    known = options()
-    return {k: v for k, v in form.items() if k in known and v not in (None, "")}
+    return {k: v for k, v in form.items() if k in OPTIONS and v not in (None, "")}
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -106,50 +121,23 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _problems(c: TrainingConfig) -> list[str]:
-    return [
-        *_network_problems(c),
-        _unknown("optimizer_type", c.optimizer_type, OPTIMIZERS),
-        _unknown("loss", c.loss, LOSSES),
-        _unknown("augmentation", c.augmentation, AUGMENTATIONS),
-        _outside("epochs", c.epochs, 1, 10_000, whole=True),
-        _outside("batch_size", c.batch_size, 2, 4096, whole=True),
-        _outside("learning_rate", c.learning_rate, 1e-8, 10),
-        _outside("weight_decay", c.weight_decay, 0, 1),
-        _outside("label_smoothing", c.label_smoothing, 0, 0.5),
-        _outside("image_height", c.image_height, 32, 2048, whole=True),
-        _outside("image_width", c.image_width, 32, 2048, whole=True),
-        _outside("seed", c.seed, 0, 2**32 - 1, whole=True),
-        _outside("threads", c.threads, 0, 1024, whole=True),
-    ]
+    problems = [option.problem(field, getattr(c, field)) for field, option in OPTIONS.items()]
+    return [_unknown_network(c.model_type), *problems, *_contradictions(c)]
 
 
-def _network_problems(c: TrainingConfig) -> list[str]:
-    return [
-        _unknown_network(c.model_type),
-        _unknown("head", c.head, HEADS),
-        "" if c.dropout is None else _outside("dropout", c.dropout, 0, 0.9),
-        "" if isinstance(c.weights, str) and c.weights else f"weights is {c.weights!r}, but must be a name",
-        f"weights is {c.weights!r}, but {c.model_type} is trained from scratch (leave it at {NO_WEIGHTS})"
-        if c.model_type in FROM_SCRATCH and c.weights != NO_WEIGHTS
-        else "",
-        "" if isinstance(c.fixed_norms, bool) else f"fixed_norms is {c.fixed_norms!r}, but must be true or false",
-        _unknown("resize", c.resize, RESIZES),
-    ]
+def _contradictions(c: TrainingConfig) -> list[str]:
+    """What each field allows and all together do not."""
+    found = []
+    if isinstance(c.accumulation, int) and isinstance(c.batch_size, int) and 2 * c.accumulation > c.batch_size:
+        found.append(f"accumulation is {c.accumulation}, which leaves less than 2 images of a batch of {c.batch_size}")
+    if c.scheduler in ("one_cycle", "plateau") and c.warmup_epochs:
+        found.append(f"warmup_epochs is {c.warmup_epochs}, but {c.scheduler} has no warm-up to set")
+    if c.loss == "f1" and c.class_weights != "none":
+        found.append("class_weights are for cross_entropy and focal: f1 counts every class the same by itself")
+    if c.model_type in FROM_SCRATCH and c.weights != NO_WEIGHTS:
+        found.append(f"weights is {c.weights!r}, but {c.model_type} is trained from scratch (leave it at {NO_WEIGHTS})")
+    return found
 
 
 def _unknown_network(name: str) -> str:
-    return "" if is_timm(name) else _unknown("model_type", name, (*RECIPES, "timm:<name>"))
-
-
-def _unknown(field: str, value: object, known: tuple[str, ...]) -> str:
-    if value in known:
-        return ""
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    return f"{field} is {value!r}{hint} (known: {', '.join(known)})"
-
-
-def _outside(field: str, value: object, low: float, high: float, *, whole: bool = False) -> str:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        return f"{field} is {value!r}, but must be a {'whole ' if whole else ''}number"
-    return "" if low <= value <= high else f"{field} is {value}, but must be between {low:g} and {high:g}"
+    return "" if is_timm(name) else unknown("model_type", name, (*RECIPES, "timm:<name>"))

@@ -6,48 +6,43 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from tire_pipeline.datasets.cache import Images
-from tire_pipeline.errors import TireError
+from tire_pipeline.errors import Interrupted, TireError
 from tire_pipeline.metrics import Ints, Scored, point
 from tire_pipeline.models import Classifier
-from tire_pipeline.training.augment import colour, draw_moves, normalise_
-from tire_pipeline.training.batches import draw_boxes, load, seed_of
+from tire_pipeline.training.batches import seed_of
+from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.device import choose, make_accelerator
+from tire_pipeline.training.examples import Examples, make_source, num_batches, predict_logits
+from tire_pipeline.training.gradients import Gradients
+from tire_pipeline.training.interruption import StopRequest, stop_requests
+from tire_pipeline.training.losses import make_loss, make_mixing
 from tire_pipeline.training.network import build_network
+from tire_pipeline.training.optimization import advance, make_ema, make_optimizer, make_schedule
+from tire_pipeline.training.state import EpochMetrics, Progress, State, metric_name
+
+__all__ = ["EpochMetrics", "Examples", "Fitted", "fit", "predict_logits"]
 
 log = logging.getLogger(__name__)
-EpochMetrics = dict[str, float]
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with."""
-
-    images_NHWC: Images
-    labels_N: Ints
-    train: Ints
-    val: Ints
-    num_classes: int
+OnEpoch = Callable[[int, EpochMetrics], None]
 
 
 @dataclass
 class Fitted:
-    """The best epoch's model, in evaluation mode on the CPU, and the metrics of every epoch."""
+    """The best epoch's model, in evaluation mode on the CPU, the metrics of every epoch, and in how many parts a batch
+    was computed at the end."""
 
     model: Classifier
     history: list[EpochMetrics] = field(default_factory=list)
     best_epoch: int = 0
+    parts: int = 1
 
 
 def fit(
@@ -55,130 +50,194 @@ def fit(
     config: TrainingConfig,
     *,
     weights: Path | None = None,
-    on_epoch: Callable[[int, EpochMetrics], None],
+    on_epoch: OnEpoch,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train by the configuration, from the pretrained weights in the file `weights` where it has such, and keep the
-    epoch with the lowest validation loss.
+    epoch that is best by the monitored metric.
 
-    Deterministic on the CPU by `config.seed` and `config.threads`. Raises TireError when the loss is no longer finite.
+    Goes on from the newest of `checkpoints`, and then tells the epochs before it again; with them a signal to stop
+    saves first, and raises Interrupted. Deterministic on the CPU by `config.seed` and `config.threads`, interrupted or
+    not. Raises TireError when the loss is no longer finite, and OutOfResources when memory does not suffice or a
+    checkpoint cannot be written.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
-        return _fit(examples, config, weights, on_epoch)
+        if checkpoints is None:
+            return Trainer(examples, config, weights, None, StopRequest()).run(on_epoch)
+        with stop_requests() as stop:
+            return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
 
 
-def _fit(
-    examples: Examples,
-    config: TrainingConfig,
-    weights: Path | None,
-    on_epoch: Callable[[int, EpochMetrics], None],
-) -> Fitted:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    log.info("training %s on %s, %d threads", config.model_type, device, torch.get_num_threads())
-    model = build_network(config, num_classes=examples.num_classes, weights=weights)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    steps = config.epochs * _num_batches(len(examples.train), config.batch_size)
-    optimizer = _optimizer(model, config)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
-    fitted, best_loss = Fitted(model), math.inf
-    for epoch in range(config.epochs):
-        start = time.monotonic()
-        loss = _train_epoch(model, examples, config, optimizer, scheduler, epoch, device)
-        metrics = {"train/loss": loss, **_validate(model, examples, device)}
-        metrics["train/images_per_s"] = len(examples.train) / (time.monotonic() - start)
-        fitted.history.append(metrics)
-        on_epoch(epoch, metrics)
-        if metrics["val/loss"] < best_loss:
-            best_loss, fitted.best_epoch = metrics["val/loss"], epoch
-            fitted.model = copy.deepcopy(model)
-    if best_loss == math.inf:
-        raise TireError(
-            f"The validation loss of {config.model_type} was never a number in {config.epochs} epochs. Lower "
-            f"--learning-rate (it is {config.learning_rate:g})."
+class Trainer:
+    """One training: what stays as it is, and `state`, which a checkpoint holds."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        config: TrainingConfig,
+        weights: Path | None,
+        checkpoints: Checkpoints | None,
+        stop: StopRequest,
+    ) -> None:
+        choice = choose(config)
+        log.info("training %s on %s, %d threads", config.model_type, choice.reason, torch.get_num_threads())
+        self.examples, self.config, self.checkpoints, self.stop = examples, config, checkpoints, stop
+        self.accelerator = make_accelerator(choice)
+        self.device: torch.device = self.accelerator.device
+        num_classes = examples.num_classes
+        self.model = build_network(config, num_classes=num_classes, weights=weights)
+        self.blank = copy.deepcopy(self.model)
+        labels_N = examples.labels_N[examples.train]
+        loss = make_loss(config, labels_N=labels_N, num_classes=num_classes, device=self.device)
+        mixing = make_mixing(config, num_classes=num_classes)
+        self.gradients = Gradients(config, self.accelerator, loss, mixing, self._obey_within_a_step)
+        self.since = time.monotonic()
+        self.state = self._first_state()
+
+    def run(self, on_epoch: OnEpoch) -> Fitted:
+        config, saved = self.config, self.checkpoints.newest() if self.checkpoints else None
+        if saved is not None:
+            self.state.progress = Progress(**saved[1]["progress"])
+            self._begin_phase()
+            self.state.unpack(*saved)
+        progress = self.state.progress
+        for epoch, metrics in enumerate(progress.history):
+            on_epoch(epoch, metrics)
+        while not progress.is_over(epochs=config.epochs, patience=config.patience):
+            if self.state.frozen != self._frozen():
+                self._begin_phase()
+            epoch = progress.epoch
+            on_epoch(epoch, self._epoch())
+        return self._fitted()
+
+    def _first_state(self) -> State:
+        model = self.model.to(self.device)
+        if self.config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        ema = make_ema(model, self.config)
+        if self.config.compile:
+            model.compile()
+        self.state = State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
+        self._begin_phase()
+        return self.state
+
+    def _frozen(self) -> bool:
+        return self.state.progress.epoch < self.config.freeze_epochs
+
+    def _begin_phase(self) -> None:
+        """Freeze the backbone, or let it learn with a rate of its own, each with an optimizer and a schedule anew."""
+        state, config, frozen = self.state, self.config, self._frozen()
+        epochs = min(config.freeze_epochs, config.epochs) if frozen else max(1, config.epochs - config.freeze_epochs)
+        rate = config.learning_rate * (config.unfreeze_factor if config.freeze_epochs and not frozen else 1)
+        state.frozen = frozen
+        for model in (state.model, state.measured):
+            model.freeze(frozen)
+        with self.accelerator.autocast():
+            self.source = make_source(self.examples, config, state.model, self.device)
+        state.wrapped = self.accelerator.prepare_model(self.source.part(state.model))
+        state.optimizer = make_optimizer([p for p in state.model.parameters() if p.requires_grad], config, rate=rate)
+        steps = num_batches(len(self.examples.train), config.batch_size)
+        state.schedule = make_schedule(state.optimizer, config, epochs=epochs, steps_per_epoch=steps)
+        self.optimizer = self.accelerator.prepare_optimizer(state.optimizer)
+
+    def _epoch(self) -> EpochMetrics:
+        """Train the rest of an epoch and measure it; the next one is then due."""
+        state, progress, num_images = self.state, self.state.progress, len(self.examples.train)
+        self._train()
+        metrics = {"train/loss": progress.loss_sum / num_images, **_validate(state.measured, self)}
+        metrics["train/images_per_s"] = num_images / (progress.seconds + time.monotonic() - self.since)
+        value = metrics[metric_name(self.config.monitor)]
+        advance(state.schedule, epoch_metric=value)
+        if progress.ends_epoch(metrics, value=value, monitor=self.config.monitor):
+            state.keep_best()
+        self._save()
+        self._obey()
+        return metrics
+
+    def _train(self) -> None:
+        """The batches of the epoch that are not done. Order, augmentation and dropout follow from seed and epoch."""
+        state, progress, checkpoints = self.state, self.state.progress, self.checkpoints
+        self.since = time.monotonic()
+        if progress.step == 0:
+            state.dice.manual_seed(seed_of(self.config.seed, progress.epoch, "colours"))
+            torch.manual_seed(seed_of(self.config.seed, progress.epoch, "dropout"))
+        state.model.train()
+        for rows, read in self.source.batches(progress.epoch, done=progress.step):
+            progress.loss_sum += self._step(rows, read) * len(rows)
+            progress.step += 1
+            if checkpoints is not None and checkpoints.due(progress.step) and not self.stop:
+                self._save()
+            self._obey()
+
+    def _step(self, rows: Ints, read: Tensor) -> float:
+        """Change the weights by one batch; its mean loss before."""
+        state, config = self.state, self.config
+        y_B = torch.from_numpy(self.examples.labels_N[rows]).to(self.device)
+        loss = self.gradients.add(state, self.source, read, y_B)
+        if not math.isfinite(loss):
+            raise self._diverged(f"The loss of {config.model_type} became {loss}", rows)
+        if config.gradient_clip:
+            self.accelerator.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        if not self.optimizer.step_was_skipped:
+            advance(state.schedule)
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+        return loss
+
+    def _obey_within_a_step(self) -> None:
+        """A step that was begun is given up: whoever goes on begins it again."""
+        if self.stop:
+            self.state.return_to_mark()
+            self._obey()
+
+    def _obey(self) -> None:
+        """Stop here if somebody asked."""
+        if not self.stop:
+            return
+        self._save(urgent=True)
+        progress = self.state.progress
+        raise Interrupted(
+            f"{self.stop.signal_name} stopped the training of {self.config.model_type} in epoch {progress.epoch + 1}, "
+            f"after {progress.step} steps. Run the command again with --resume to go on from there."
         )
-    fitted.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return fitted
 
+    def _save(self, *, urgent: bool = False) -> None:
+        """A checkpoint from which the training goes on exactly here."""
+        if self.checkpoints is None:
+            return
+        progress, now = self.state.progress, time.monotonic()
+        if progress.step:
+            progress.seconds, self.since = progress.seconds + now - self.since, now
+        if not all(torch.isfinite(p).all() for p in self.state.model.parameters()):
+            raise self._diverged(f"A weight of {self.config.model_type} is no longer a number", None)
+        self.checkpoints.save(*self.state.pack(), epoch=progress.epoch, step=progress.step, urgent=urgent)
 
-def _train_epoch(
-    model: Classifier,
-    examples: Examples,
-    config: TrainingConfig,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    epoch: int,
-    device: torch.device,
-) -> float:
-    """One pass over the training rows; the mean loss. Order, augmentation and dropout follow from seed and epoch."""
-    model.train()
-    total = 0.0
-    torch.manual_seed(seed_of(config.seed, epoch, "dropout"))
-    generator = torch.Generator().manual_seed(seed_of(config.seed, epoch, "images"))
-    order = examples.train[torch.randperm(len(examples.train), generator=generator).numpy()]
-    parts = list(_batches(order, config.batch_size))
-    boxes, (height, width) = None, examples.images_NHWC.shape[1:3]
-    if config.augmentation == "crop":
-        boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
-    draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
-    moves = [draw(len(rows)) for rows in parts]
-    loaded = load(examples.images_NHWC, parts, boxes=boxes, moves=moves, device=device)
-    for rows, loaded_BCHW in zip(parts, loaded, strict=True):
-        x_BCHW = colour(loaded_BCHW.to(device), policy=config.augmentation, generator=generator)
-        y_B = torch.from_numpy(examples.labels_N[rows]).to(device)
-        loss = _loss(model(normalise_(x_BCHW, mean=model.mean, std=model.std)), y_B, config)
-        if not torch.isfinite(loss):
+    def _diverged(self, what: str, rows: Ints | None) -> TireError:
+        progress, config = self.state.progress, self.config
+        batch = "" if rows is None else f" The batch: {self.examples.names(rows)}."
+        return TireError(
+            f"{what} in epoch {progress.epoch + 1}, step {progress.step + 1}. Lower --learning-rate (it is "
+            f"{config.learning_rate:g}), or look at the images.{batch}"
+        )
+
+    def _fitted(self) -> Fitted:
+        progress, config = self.state.progress, self.config
+        if progress.best_epoch < 0:
             raise TireError(
-                f"The loss of {config.model_type} became {loss.item()} after {total:.3g} summed so far. Lower "
-                f"--learning-rate (it is {config.learning_rate:g}), or look at the images of this batch."
+                f"The validation {metric_name(config.monitor).removeprefix('val/')} of {config.model_type} was never a "
+                f"number in {progress.epoch} epochs. Lower --learning-rate (it is {config.learning_rate:g})."
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        total += loss.item() * len(rows)
-    return total / len(order)
+        self.blank.load_state_dict(self.state.best)
+        return Fitted(self.blank.eval(), progress.history, progress.best_epoch, progress.parts)
 
 
-@torch.inference_mode()
-def predict_logits(model: Classifier, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
-    """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
-    model.eval()
-    loaded = load(images_NHWC, list(_batches(rows, 64)), device=device)
-    inputs = (normalise_(x_BCHW.to(device).float(), mean=model.mean, std=model.std) for x_BCHW in loaded)
-    return torch.cat([model(x_BCHW).float().cpu() for x_BCHW in inputs])
-
-
-def _validate(model: Classifier, examples: Examples, device: torch.device) -> EpochMetrics:
-    logits_NK = predict_logits(model, examples.images_NHWC, examples.val, device)
+def _validate(model: Classifier, trainer: Trainer) -> EpochMetrics:
+    examples = trainer.examples
+    with trainer.accelerator.autocast():
+        logits_NK = trainer.source.val_logits(model)
     p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
     metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))
     return {"val/loss": metrics.pop("log_loss"), **{f"val/{k}": v for k, v in metrics.items()}}
-
-
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Weight decay on matrices and filters alone, not on biases and norms (He et al., CVPR 2019, §3.1)."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    if config.optimizer_type == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    kind = torch.optim.AdamW if config.optimizer_type == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate)
-
-
-def _loss(logits_BK: Tensor, y_B: Tensor, config: TrainingConfig) -> Tensor:
-    """Cross-entropy, or focal loss with γ = 2 (Lin et al., ICCV 2017)."""
-    losses_B = F.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing, reduction="none")
-    if config.loss == "focal":
-        losses_B = losses_B * (1 - logits_BK.softmax(dim=1).gather(1, y_B[:, None])[:, 0]) ** 2
-    return losses_B.mean()
-
-
-def _batches(rows: Ints, size: int) -> Iterator[Ints]:
-    """Near-equal parts of at most `size` (3 where it is 2): none of one image, which batch norm cannot take."""
-    yield from np.array_split(rows, _num_batches(len(rows), size))
-
-
-def _num_batches(num_images: int, size: int) -> int:
-    return max(1, min(math.ceil(num_images / size), num_images // 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,29 +10,36 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import mlflow.onnx
 import numpy as np
-import onnx
 
-from tire_pipeline.bundle import MODEL, Bundle
+from tire_pipeline.bundle import Bundle
 from tire_pipeline.datasets.cache import ImageCache, open_images
 from tire_pipeline.datasets.snapshots import Snapshot
+from tire_pipeline.errors import Interrupted
 from tire_pipeline.refs import SplitRef, TrainedRef
 from tire_pipeline.stores.objects import ObjectStore
 from tire_pipeline.stores.tracking import Tracking
-from tire_pipeline.training.cache_key import cache_key, code_digest
+from tire_pipeline.training.cache_key import cache_key, code_digest, nearest, parts
+from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
-from tire_pipeline.training.loop import EpochMetrics, Examples, Fitted, fit
+from tire_pipeline.training.loop import Examples, Fitted, OnEpoch, fit
+from tire_pipeline.training.mirror import S3Mirror
+from tire_pipeline.training.record import tracked_run, write_bundle, write_config
 from tire_pipeline.training.sheet import write_sheet
+from tire_pipeline.training.state import EpochMetrics
 
 log = logging.getLogger(__name__)
+LOOKED_BACK = 20
 DrawCurves = Callable[[list[EpochMetrics], int, Path], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one training needs. `sides` are "train", "val" or "test", one for each usable row of the snapshot."""
+    """All that one training needs. `sides` are "train", "val" or "test", one for each usable row of the snapshot.
+
+    Checkpoints lie in the folder `checkpoints`, below the training's key; without `resume` earlier ones are deleted.
+    """
 
     split: SplitRef
     snapshot: Snapshot
@@ -42,6 +48,8 @@ class Job:
     positive_class: str | None
     cache: ImageCache
     tags: Mapping[str, str]
+    checkpoints: Path
+    resume: bool = False
     weights: Path | None = None
 
 
@@ -56,8 +64,23 @@ def find_cached(
     return TrainedRef(**{**objects.get_json(result_key(key)), "cached": True, "version": split.snapshot.version})
 
 
+def explain_miss(job: Job, objects: ObjectStore, tracking: Tracking) -> str:
+    """Why this training is not in the cache: what sets it apart from the nearest of the candidate's newest ones."""
+    runs = tracking.newest_runs(param="model_type", value=job.config.model_type, limit=LOOKED_BACK)
+    keys = dict.fromkeys(tags.get("tire.cache_key", "") for tags in runs)
+    earlier = [objects.get_json(parts_key(key)) for key in keys if key and objects.head(parts_key(key)) is not None]
+    if not earlier:
+        return "no earlier training of this candidate"
+    return "; ".join(nearest(parts(job.split, job.config, job.positive_class), earlier)) or "an earlier one never ended"
+
+
 def result_key(key: str) -> str:
     return f"runs/{key}/result.json"
+
+
+def parts_key(key: str) -> str:
+    """Where the parts of the key are kept, for whoever asks why it is another one."""
+    return f"runs/{key}/key.json"
 
 
 def run(
@@ -66,27 +89,34 @@ def run(
     tracking: Tracking,
     *,
     draw_curves: DrawCurves,
-    on_epoch: Callable[[int, EpochMetrics], None] = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> TrainedRef:
     """Train, export, store. result.json is written last: with it, everything else is there. Safe to repeat."""
-    key = cache_key(job.split, job.config, job.positive_class)
-    start = time.monotonic()
-    with _tracked_run(tracking, job, key) as run_id, tempfile.TemporaryDirectory(prefix="tire-train-") as tmp:
+    key, start, config = cache_key(job.split, job.config, job.positive_class), time.monotonic(), job.config
+    tags = {**_tags(job, key), "tire.cache_miss": explain_miss(job, objects, tracking)}
+    log.info("candidate %s: not in the cache: %s", config.model_type, tags["tire.cache_miss"])
+    with tracked_run(tracking, config, tags) as run_id, tempfile.TemporaryDirectory(prefix="tire-train-") as tmp:
+        artifacts = Path(tmp) / "artifacts"
+        artifacts.mkdir()
+        write_config(config, job.split.snapshot.version, artifacts)
 
         def each_epoch(epoch: int, metrics: EpochMetrics) -> None:
             shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-            log.info("%s: epoch %d of %d: %s", job.config.model_type, epoch + 1, job.config.epochs, shown)
+            log.info("%s: epoch %d of %d: %s", config.model_type, epoch + 1, config.epochs, shown)
             tracking.log_metrics(run_id, metrics, step=epoch, at_ms=int(time.time() * 1000))
             on_epoch(epoch, metrics)
 
-        (Path(tmp) / "artifacts").mkdir()
-        bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch)
+        with _checkpoints(job, objects, key) as checkpoints:
+            bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch, checkpoints)
         objects.upload_folder(bundle.path, f"runs/{key}/bundle/")
-        _log_artifacts(tracking, run_id, bundle, Path(tmp) / "artifacts")
-        draw_curves(fitted.history, fitted.best_epoch, Path(tmp) / "artifacts")
-        tracking.log_folder(run_id, Path(tmp) / "artifacts")
+        write_bundle(bundle, artifacts)
+        draw_curves(fitted.history, fitted.best_epoch, artifacts)
+        tracking.log_folder(run_id, artifacts)
+        kept = fitted.history[fitted.best_epoch]
+        tracking.log_metrics(run_id, {n.replace("val/", "kept/"): v for n, v in kept.items() if n.startswith("val/")})
+        tracking.set_tags(run_id, {"tire.bundle_digest": bundle.digest})
         trained = TrainedRef(
-            candidate=job.config.model_type,
+            candidate=config.model_type,
             key=key,
             run_id=run_id,
             bundle_digest=bundle.digest,
@@ -95,12 +125,43 @@ def run(
             version=job.split.snapshot.version,
             seconds=round(time.monotonic() - start, 1),
         )
+    objects.put_json(parts_key(key), parts(job.split, config, job.positive_class))
     objects.put_json(result_key(key), asdict(trained))
+    checkpoints.clear()
     return trained
 
 
+def _tags(job: Job, key: str) -> dict[str, str]:
+    return {
+        "tire.cache_key": key,
+        "tire.snapshot": job.snapshot.digest,
+        "tire.split": job.split.digest,
+        "tire.version": job.split.snapshot.version,
+        "tire.code": code_digest(),
+        **job.tags,
+    }
+
+
+@contextmanager
+def _checkpoints(job: Job, objects: ObjectStore, key: str) -> Iterator[Checkpoints]:
+    """The training's checkpoints, here and in S3: none, unless it is to go on."""
+    mirror = S3Mirror(objects, f"runs/{key}/checkpoints/")
+    checkpoints = Checkpoints(job.checkpoints / key, mirror=mirror)
+    if not job.resume:
+        checkpoints.clear()
+        mirror.clear()
+    try:
+        yield checkpoints
+    except Interrupted:
+        raise  # at once: the last checkpoint has had its time to be copied
+    except BaseException:
+        mirror.close()
+        raise
+    mirror.close()
+
+
 def _fit_and_export(
-    job: Job, objects: ObjectStore, folder: Path, on_epoch: Callable[[int, EpochMetrics], None]
+    job: Job, objects: ObjectStore, folder: Path, on_epoch: OnEpoch, checkpoints: Checkpoints
 ) -> tuple[Bundle, Fitted]:
     usable, config = job.snapshot.usable, job.config
     classes = job.split.snapshot.classes
@@ -115,8 +176,9 @@ def _fit_and_export(
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
     train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
+    examples = Examples(images, labels_N, train, val, len(classes), paths=usable["path"].tolist())
     write_sheet(images, train, config, folder.with_name("artifacts"))
-    fitted = fit(Examples(images, labels_N, train, val, len(classes)), config, weights=job.weights, on_epoch=on_epoch)
+    fitted = fit(examples, config, weights=job.weights, on_epoch=on_epoch, checkpoints=checkpoints)
     folder.mkdir(parents=True)
     bundle = export(
         fitted.model,
@@ -130,33 +192,3 @@ def _fit_and_export(
         folder=folder,
     )
     return bundle, fitted
-
-
-def _log_artifacts(tracking: Tracking, run_id: str, bundle: Bundle, folder: Path) -> None:
-    """The bundle, and its model in MLflow's onnx flavour, which needs no pickle to be loaded."""
-    shutil.copytree(bundle.path, folder / "bundle", ignore=shutil.ignore_patterns(MODEL))
-    model = onnx.load(str(bundle.path / MODEL))
-    mlflow.onnx.save_model(
-        model, str(folder / "model"), pip_requirements=["onnxruntime"], metadata={"bundle_digest": bundle.digest}
-    )
-    tracking.set_tags(run_id, {"tire.bundle_digest": bundle.digest})
-
-
-@contextmanager
-def _tracked_run(tracking: Tracking, job: Job, key: str) -> Iterator[str]:
-    """An open MLflow run that ends as FINISHED, or as FAILED when anything is raised."""
-    tags = {
-        "tire.cache_key": key,
-        "tire.snapshot": job.snapshot.digest,
-        "tire.split": job.split.digest,
-        "tire.version": job.split.snapshot.version,
-        "tire.code": code_digest(),
-        **job.tags,
-    }
-    run_id = tracking.start_run(job.config.model_type, params=job.config.as_dict(), tags=tags)
-    try:
-        yield run_id
-    except BaseException:
-        tracking.end_run(run_id, status="FAILED")
-        raise
-    tracking.end_run(run_id)

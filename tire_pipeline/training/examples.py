@@ -1,0 +1,162 @@
+"""What is trained on, and how a step gets it: images, augmented as they are read, or the features of a backbone that
+stays as it is. Tensor names carry shapes: B batch, C channels, H height, W width, F features, K classes, N images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tire_pipeline.datasets.cache import Images
+from tire_pipeline.metrics import Ints
+from tire_pipeline.models import Classifier
+from tire_pipeline.training.augment import colour, draw_moves, normalise_
+from tire_pipeline.training.batches import draw_boxes, load, seed_of
+from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.options import UNAUGMENTED
+
+CPU = torch.device("cpu")
+MEASURED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with.
+
+    `paths` (N,) name the images to people, where they have names.
+    """
+
+    images_NHWC: Images
+    labels_N: Ints
+    train: Ints
+    val: Ints
+    num_classes: int
+    paths: Sequence[str] = ()
+
+    def names(self, rows: Ints) -> str:
+        return ", ".join(str(self.paths[row]) if len(self.paths) else f"row {row}" for row in rows)
+
+
+class Source(Protocol):
+    """Where the inputs of a step come from, and which part of the model takes them."""
+
+    def part(self, model: Classifier) -> nn.Module:
+        """What of the model is trained."""
+
+    def batches(self, epoch: int, *, done: int) -> Iterator[tuple[Ints, Tensor]]:
+        """Rows and what was read for them, of the epoch's batches after the first `done`."""
+
+    def inputs(self, read: Tensor, dice: torch.Generator) -> Tensor:
+        """What was read as an input of `part`."""
+
+    def val_logits(self, model: Classifier) -> Tensor:
+        """Logits of the validation rows, float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class FromImages:
+    """Images, in an order, cuts, moves and colours that follow from seed and epoch."""
+
+    examples: Examples
+    config: TrainingConfig
+    model: Classifier
+    device: torch.device
+
+    def part(self, model: Classifier) -> nn.Module:
+        return model
+
+    def batches(self, epoch: int, *, done: int) -> Iterator[tuple[Ints, Tensor]]:
+        """Images are uint8 (B, C, H, W)."""
+        config, images_NHWC = self.config, self.examples.images_NHWC
+        parts, generator = _shuffled(self.examples.train, config, epoch)
+        boxes, (height, width) = None, images_NHWC.shape[1:3]
+        if config.augmentation == "crop":
+            boxes = [draw_boxes(len(rows), height=height, width=width, generator=generator) for rows in parts]
+            boxes = boxes[done:]
+        draw = partial(draw_moves, policy=config.augmentation, height=height, width=width, generator=generator)
+        moves = [draw(len(rows)) for rows in parts]
+        parts, moves = parts[done:], moves[done:]
+        return zip(parts, load(images_NHWC, parts, boxes=boxes, moves=moves, device=self.device), strict=True)
+
+    def inputs(self, read: Tensor, dice: torch.Generator) -> Tensor:
+        x_BCHW = colour(read.to(self.device), policy=self.config.augmentation, generator=dice)
+        return normalise_(x_BCHW, mean=self.model.mean, std=self.model.std)
+
+    def val_logits(self, model: Classifier) -> Tensor:
+        return predict_logits(model, self.examples.images_NHWC, self.examples.val, self.device)
+
+
+class FromFeatures:
+    """Features of a frozen backbone, computed once: an epoch of the head then takes no time to speak of."""
+
+    def __init__(self, examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> None:
+        self.examples, self.config, self.device = examples, config, device
+        rows = np.concatenate([examples.train, examples.val])
+        features_NF = _measure(model, model.features, examples.images_NHWC, rows, device)
+        self.at_N = np.zeros(int(rows.max()) + 1, np.int64)
+        self.at_N[rows] = np.arange(len(rows))
+        self.features_NF = features_NF
+
+    def part(self, model: Classifier) -> nn.Module:
+        return model.head
+
+    def batches(self, epoch: int, *, done: int) -> Iterator[tuple[Ints, Tensor]]:
+        parts, _ = _shuffled(self.examples.train, self.config, epoch)
+        return ((rows, self._features(rows)) for rows in parts[done:])
+
+    def inputs(self, read: Tensor, dice: torch.Generator) -> Tensor:
+        return read.to(self.device)
+
+    @torch.inference_mode()
+    def val_logits(self, model: Classifier) -> Tensor:
+        model.eval()
+        logits: Tensor = model.head(self._features(self.examples.val).to(self.device))
+        return logits.float().cpu()
+
+    def _features(self, rows: Ints) -> Tensor:
+        return self.features_NF[torch.from_numpy(self.at_N[rows])]
+
+
+def make_source(examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> Source:
+    """Features where they are the same in every epoch; otherwise images."""
+    if model.frozen and config.augmentation in UNAUGMENTED and config.mixing == "none":
+        return FromFeatures(examples, config, model, device)
+    return FromImages(examples, config, model, device)
+
+
+def predict_logits(model: Classifier, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:
+    """Logits (len(rows), K) of the rows, float32 on the CPU; the model is left in evaluation mode."""
+    return _measure(model, model, images_NHWC, rows, device)
+
+
+def split_batches(rows: Ints, size: int) -> Iterator[Ints]:
+    """Near-equal parts of at most `size` (3 where it is 2): none of one image, which batch norm cannot take."""
+    yield from np.array_split(rows, num_batches(len(rows), size))
+
+
+def num_batches(num_images: int, size: int) -> int:
+    return max(1, min(math.ceil(num_images / size), num_images // 2))
+
+
+def _shuffled(train: Ints, config: TrainingConfig, epoch: int) -> tuple[list[Ints], torch.Generator]:
+    """The epoch's batches, and the generator that shuffled them."""
+    generator = torch.Generator().manual_seed(seed_of(config.seed, epoch, "images"))
+    order = train[torch.randperm(len(train), generator=generator).numpy()]
+    return list(split_batches(order, config.batch_size)), generator
+
+
+@torch.inference_mode()
+def _measure(
+    model: Classifier, function: Callable[[Tensor], Tensor], images_NHWC: Images, rows: Ints, device: torch.device
+) -> Tensor:
+    """What the function says of the images as they are, float32 on the CPU."""
+    model.eval()
+    loaded = load(images_NHWC, list(split_batches(rows, MEASURED_AT_ONCE)), device=device)
+    inputs = (normalise_(x_BCHW.to(device).float(), mean=model.mean, std=model.std) for x_BCHW in loaded)
+    return torch.cat([function(x_BCHW).float().cpu() for x_BCHW in inputs])
