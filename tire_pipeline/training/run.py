@@ -14,6 +14,7 @@ import numpy as np
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.datasets.cache import ImageCache, open_images
+from tire_pipeline.datasets.several_labels import membership
 from tire_pipeline.datasets.snapshots import Snapshot
 from tire_pipeline.errors import Interrupted
 from tire_pipeline.refs import SplitRef, TrainedRef
@@ -176,7 +177,8 @@ def _fit_and_export(
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
     train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
-    examples = Examples(images, labels_N, train, val, len(classes), paths=usable["path"].tolist())
+    paths, combined = usable["path"].tolist(), membership(classes)
+    examples = Examples(images, labels_N, train, val, len(classes), paths=paths, membership_KV=combined)
     write_sheet(images, train, config, folder.with_name("artifacts"))
     fitted = fit(examples, config, weights=job.weights, on_epoch=on_epoch, checkpoints=checkpoints)
     folder.mkdir(parents=True)
