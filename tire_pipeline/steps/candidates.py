@@ -89,17 +89,19 @@ def evaluate(
 
     InputError for a metric that the model does not have, such as the recall of one without a positive class.
     """
+    from tire_pipeline.evaluation.by_label import metrics_of
     from tire_pipeline.evaluation.pictures import draw_all
-    from tire_pipeline.metrics import canonical, names, with_intervals
+    from tire_pipeline.metrics import canonical, names
     from tire_pipeline.registry.gate import Gate, reaches
 
     s = live(services)
     answers = answers_on_test(s, trained.key, split_ref)
     metric = canonical(metric, names(has_positive=answers.scored.positive is not None))
-    metrics = with_intervals(answers.scored, answers.groups)
+    classes, positive_class = split_ref.snapshot.classes, s.settings.positive_class
+    metrics = metrics_of(answers.scored, answers.groups, classes, positive_class=positive_class)
     s.tracking.log_metrics(trained.run_id, {f"test/{k}": v for k, v in metrics.items()})
     with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
-        draw_all(answers, split_ref.snapshot.classes, Path(tmp))
+        draw_all(answers, classes, Path(tmp))
         answers.rows.drop(columns=["error", "etag"]).to_parquet(Path(tmp) / "predictions.parquet", index=False)
         s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
     decision = reaches(metrics[metric], Gate(metric, threshold))

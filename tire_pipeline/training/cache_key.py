@@ -20,6 +20,7 @@ SOURCES = (
     "metrics.py",
     "datasets/cache.py",
     "datasets/pixels.py",
+    "datasets/several_labels.py",
 )
 
 

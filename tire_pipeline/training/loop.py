@@ -88,7 +88,8 @@ class Trainer:
         self.accelerator = make_accelerator(choice)
         self.device: torch.device = self.accelerator.device
         num_classes = examples.num_classes
-        self.model = build_network(config, num_classes=num_classes, weights=weights)
+        combined = examples.membership_KV
+        self.model = build_network(config, num_classes=num_classes, membership_KV=combined, weights=weights)
         self.blank = copy.deepcopy(self.model)
         labels_N = examples.labels_N[examples.train]
         loss = make_loss(config, labels_N=labels_N, num_classes=num_classes, device=self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tire_pipeline.errors import InputError
@@ -10,10 +11,17 @@ from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.recipes import NO_WEIGHTS
 
 
-def build_network(config: TrainingConfig, *, num_classes: int, weights: Path | None = None) -> Classifier:
+def build_network(
+    config: TrainingConfig,
+    *,
+    num_classes: int,
+    membership_KV: Sequence[Sequence[bool]] | None = None,
+    weights: Path | None = None,
+) -> Classifier:
     """The untrained network, its backbone from the file `weights` where the configuration has pretrained ones.
 
-    Raises InputError where the file is missing or not the one that `config.pretrained` means.
+    `membership_KV` as of `models.build`. Raises InputError where the file is missing or not the one that
+    `config.pretrained` means.
     """
     pretrained = None
     if config.weights != NO_WEIGHTS:
@@ -28,4 +36,5 @@ def build_network(config: TrainingConfig, *, num_classes: int, weights: Path | N
         head=Head(config.head, config.dropout),
         pretrained=pretrained,
         fixed_norms=config.fixed_norms,
+        membership_KV=membership_KV,
     )

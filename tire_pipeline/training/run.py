@@ -14,6 +14,7 @@ import numpy as np
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.datasets.cache import ImageCache, open_images
+from tire_pipeline.datasets.several_labels import membership
 from tire_pipeline.datasets.snapshots import Snapshot
 from tire_pipeline.errors import Interrupted
 from tire_pipeline.refs import SplitRef, TrainedRef
@@ -211,4 +212,5 @@ def _examples(job: Job, objects: ObjectStore) -> Examples:
     )
     labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
     train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
-    return Examples(images_NHWC, labels_N, train, val, len(classes), paths=usable["path"].tolist())
+    paths, combined = usable["path"].tolist(), membership(classes)
+    return Examples(images_NHWC, labels_N, train, val, len(classes), paths=paths, membership_KV=combined)
