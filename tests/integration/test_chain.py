@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tire_pipeline import steps
+from tire_pipeline.datasets.labels import Columns
 from tire_pipeline.errors import DataRefused, GateRefused, InputError
 from tire_pipeline.refs import EvaluationRef
 from tire_pipeline.wiring import Services
@@ -223,3 +224,24 @@ def test_the_next_version_is_reported_against_the_data_and_by_the_model_in_produ
     text = steps.report(version="v2", run_key="r2", evaluations=[], services=live)
     page = f"{live.tracking.run_url(run_id)}/artifacts/report.html"
     assert f"report on the data: {page}" in text
+
+
+@pytest.mark.timeout(300)
+def test_several_label_columns_make_one_model_with_figures_for_each_label(live: Services, tmp_path: Path) -> None:
+    folder = draw(tmp_path / "a", per_class=80)
+    rows = ["path,condition,light"]
+    for i, file in enumerate(sorted(folder.rglob("*.png"))):
+        if i % 2:
+            cv2.imwrite(str(file), 255 - cv2.imread(str(file)))  # a bright bar
+        rows.append(f"{file.relative_to(folder)},{file.parent.name},{'negative' if i % 2 else 'positive'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    steps.push(folder, version="v1", columns=Columns(label="condition,light"), services=live)
+    (evaluation,) = run(live, "v1", epochs=12)
+    snapshot = steps.validate("v1", services=live)
+    assert len(snapshot.classes) == 4
+    assert snapshot.classes[0] == "condition=defective;light=negative"
+    logged = live.tracking.metrics(evaluation.trained.run_id)
+    figures = [logged[f"test/{name}"] for name in ("accuracy", "condition/recall", "light/balanced_accuracy")]
+    assert figures == [evaluation.metrics[n] for n in ("accuracy", "condition/recall", "light/balanced_accuracy")]
+    assert evaluation.metrics["accuracy"] <= evaluation.metrics["condition/accuracy"]
+    assert evaluation.metrics["condition/accuracy"] >= 0.8

@@ -13,6 +13,7 @@ from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Preprocessing
 from tire_pipeline.models import BUILDERS, Head, build
+from tire_pipeline.models.families import timm
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export, write_onnx
 from tire_pipeline.training.loop import Examples, fit
@@ -138,6 +139,8 @@ def test_a_name_that_timm_does_not_know_is_refused_with_those_that_are_close(mod
         build(model_type, num_classes=2, seed=0)
 
 
-def test_a_size_that_a_network_does_not_take_is_refused_with_the_fix() -> None:
-    with pytest.raises(InputError, match=r"vit_tiny_patch16_224 does not take images of 100 × 100 .*such as 224"):
-        build("timm:vit_tiny_patch16_224", num_classes=2, seed=0, size=(100, 100))
+def test_a_size_or_an_argument_that_a_network_does_not_take_is_refused_with_the_fix() -> None:
+    with pytest.raises(InputError, match=r"xcit_nano_12_p16_224 does not take images of 100 × 100 .*such as 224"):
+        build("timm:xcit_nano_12_p16_224", num_classes=2, seed=0, size=(100, 100))
+    with pytest.raises(InputError, match=r"or not with \{'nonsense': 1\}"):
+        timm("mobilenetv3_small_050", 2, size=(64, 64), arguments={"nonsense": 1})

@@ -60,7 +60,7 @@ def push(
     version: Annotated[str, typer.Option(help="Name of the version: a-z, 0-9, '.', '_', '-'.")],
     labels: Annotated[Path | None, typer.Option(help="A labels.csv elsewhere.")] = None,
     path_column: Annotated[str, typer.Option(help="Column of labels.csv with the path.")] = "path",
-    label_column: Annotated[str, typer.Option(help="Column with the class.")] = "label",
+    label_column: Annotated[str, typer.Option(help="Column with the class; several: condition,view.")] = "label",
     group_column: Annotated[str, typer.Option(help="Column with the physical thing.")] = "group",
     split_column: Annotated[str, typer.Option(help="Column with train, val or test.")] = "split",
     as_json: Json = False,

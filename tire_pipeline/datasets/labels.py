@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from tire_pipeline.datasets.several_labels import combine
 from tire_pipeline.errors import InputError
 
 LABELS_FILE = "labels.csv"
+LABEL_PREFIX = "label:"
 SPLITS = ("train", "val", "test")
 
 
@@ -24,7 +26,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of labels.csv's columns. `path` and `label` must exist, the others may."""
+    """Names of labels.csv's columns. `path` and `label` must exist, the others may.
+
+    `label` may be several, with commas between them (`condition,view`): see `several_labels`. Where there is no column
+    `label`, those that are called `label:condition`, `label:view` and so on are taken.
+    """
 
     path: str = "path"
     label: str = "label"
@@ -58,7 +64,8 @@ def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled
     names = columns or Columns()
     reader = csv.DictReader(io.StringIO(text))
     found = reader.fieldnames or []
-    for needed in (names.path, names.label):
+    label_columns = _label_columns(names, found)
+    for needed in (names.path, *label_columns):
         if needed not in found:
             raise InputError(
                 f"{LABELS_FILE} has no column {needed!r}; it has {', '.join(map(repr, found)) or 'no header'}. "
@@ -70,7 +77,7 @@ def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled
         if not path or path in labelled:
             problem = f"gives {path!r} twice" if path else "has no path"
             raise InputError(f"{LABELS_FILE}, line {reader.line_num}, {problem}. Every image has one row.")
-        labelled[path] = _labelled(row, names, reader.line_num)
+        labelled[path] = _labelled(row, names, label_columns, reader.line_num)
     return labelled
 
 
@@ -88,9 +95,19 @@ def first_of(keys: Collection[str], count: int = 3) -> str:
     return ", ".join(map(repr, sorted(keys)[:count])) + (" …" if len(keys) > count else "")
 
 
-def _labelled(row: dict[str, str], names: Columns, line: int) -> Labelled:
+def _label_columns(names: Columns, found: Sequence[str]) -> dict[str, str]:
+    """The label that each column has, by column: empty for the one column of plain classes."""
+    prefixed = {c: c.removeprefix(LABEL_PREFIX) for c in found if c.startswith(LABEL_PREFIX)}
+    if names.label == Columns.label and names.label not in found and prefixed:
+        return prefixed
+    columns = [c.strip() for c in names.label.split(",")]
+    return dict.fromkeys(columns, "") if len(columns) == 1 else {c: c.removeprefix(LABEL_PREFIX) for c in columns}
+
+
+def _labelled(row: dict[str, str], names: Columns, label_columns: Mapping[str, str], line: int) -> Labelled:
     split = (row.get(names.split) or "").strip()
     if split and split not in SPLITS:
         raise InputError(f"{LABELS_FILE}, line {line}: the split {split!r} is none of {', '.join(SPLITS)}.")
-    label = (row[names.label] or "").strip()
+    values = {name: (row[column] or "").strip() for column, name in label_columns.items()}
+    label = values[""] if "" in values else combine(values, where=f"{LABELS_FILE}, line {line},")
     return Labelled(label=label, group=(row.get(names.group) or "").strip(), split=split)

@@ -13,16 +13,18 @@ import pandas as pd
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation.answers import Answers
+from tire_pipeline.evaluation.by_label import metrics_of
 from tire_pipeline.evaluation.slices import slices
-from tire_pipeline.metrics import confusion, methods, names, wilson, with_intervals
+from tire_pipeline.metrics import confusion, methods, names, wilson
 
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
 
-def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
-    """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made."""
+def measure(bundle: Bundle, test: Answers, *, positive_class: str) -> dict[str, Any]:
+    """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made;
+    `positive_class` is the project's, which may be a value of one of several labels."""
     s = test.scored
-    metrics = with_intervals(s, test.groups)
+    metrics = metrics_of(s, test.groups, bundle.classes, positive_class=positive_class)
     return {
         "num_images": len(s.y_N),
         "num_positive": None if s.positive is None else int(np.sum(s.y_N == s.positive)),

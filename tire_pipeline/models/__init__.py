@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import IMAGENET_MEAN, IMAGENET_STD
-from tire_pipeline.models.classifier import Classifier, Head, Parts, load_backbone, make_head, take_apart
+from tire_pipeline.models.classifier import (
+    Classifier,
+    Combinations,
+    Head,
+    Parts,
+    load_backbone,
+    make_head,
+    take_apart,
+)
 from tire_pipeline.models.families import TIMM, TORCHVISION, timm, torchvision
 from tire_pipeline.models.plain import base_cnn, cnn, tiny_vgg
 from tire_pipeline.models.weights import Pretrained, WeightSource
@@ -33,20 +42,26 @@ def build(
     head: Head = Head(),  # noqa: B008  (frozen)
     pretrained: Pretrained | None = None,
     fixed_norms: bool = False,
+    membership_KV: Sequence[Sequence[bool]] | None = None,
 ) -> Classifier:
     """A network whose fresh weights follow from the seed; those of the backbone are `pretrained` where that is given.
 
     `model_type` is a key of `BUILDERS` or `timm:<name>`; `size` (height, width) matters to networks that are built for
-    one. Raises InputError for a name that timm does not know, and for weights of another architecture.
+    one. With `membership_KV` the classes combine values of several labels (see `several_labels.membership`), and the
+    head has an output for each value. Raises InputError for a name that timm does not know, and for weights of another
+    architecture.
     """
+    num_outputs = num_classes if membership_KV is None else len(membership_KV[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model_type.startswith(TIMM):
             arguments = pretrained.ref.arguments if pretrained else {}
-            parts = timm(model_type.removeprefix(TIMM), num_classes, size=size, arguments=arguments)
+            parts = timm(model_type.removeprefix(TIMM), num_outputs, size=size, arguments=arguments)
         else:
-            parts = BUILDERS[model_type](num_classes)
+            parts = BUILDERS[model_type](num_outputs)
         made = make_head(head, parts.linear, dropout=parts.dropout)
+    if membership_KV is not None:
+        made = nn.Sequential(made, Combinations(membership_KV))
     if pretrained and pretrained.path and (problems := load_backbone(parts, pretrained.read())):
         raise InputError(
             f"{pretrained.path.name} does not fit {model_type} at {size[0]} × {size[1]} pixels: {len(problems)} of its "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tire_pipeline.imaging import Triple
@@ -62,6 +64,21 @@ class Classifier(nn.Module):
                 if isinstance(module, NORMS):
                     module.eval()
         return self
+
+
+class Combinations(nn.Module):
+    """Logits of each label's values, side by side (B, V), to those of the combinations that are the classes (B, K).
+
+    The sum of its values' logits is a combination's: the softmax over all of them is the product of the labels' own.
+    """
+
+    def __init__(self, membership_KV: Sequence[Sequence[bool]]) -> None:
+        super().__init__()
+        self.membership_VK: Tensor
+        self.register_buffer("membership_VK", torch.tensor(membership_KV, dtype=torch.float32).T.contiguous())
+
+    def forward(self, logits_BV: Tensor) -> Tensor:
+        return logits_BV @ self.membership_VK
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ def cross_validate(
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.datasets.cache import open_images
-    from tire_pipeline.metrics import Scored, canonical, names, with_intervals
+    from tire_pipeline.datasets.several_labels import membership
+    from tire_pipeline.evaluation.by_label import metrics_of
+    from tire_pipeline.metrics import Scored, canonical, names
     from tire_pipeline.registry.gate import Gate, reaches
     from tire_pipeline.training.cross_validation import cross_validate as fit_and_answer
 
@@ -62,10 +64,12 @@ def cross_validate(
         if progress:
             progress(done, len(folds))
 
-    p_NK = fit_and_answer(images, y_N, folds, config, weights=pretrained.fetched(s, config), on_fold=on_fold)
+    combined, weights = membership(classes), pretrained.fetched(s, config)
+    p_NK = fit_and_answer(images, y_N, folds, config, membership_KV=combined, weights=weights, on_fold=on_fold)
     predicted_N = p_NK.argmax(axis=1)
     scored = Scored(y_N, p_NK, predicted_N, None if positive is None else classes.index(positive))
-    metrics = with_intervals(scored, splits.joined_groups(usable, links))
+    groups = splits.joined_groups(usable, links)
+    metrics = metrics_of(scored, groups, classes, positive_class=s.settings.positive_class)
     rows = [
         {"fold": f.name, "num_images": len(f.test), "accuracy": float(np.mean(predicted_N[f.test] == y_N[f.test]))}
         for f in folds

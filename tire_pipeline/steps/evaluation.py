@@ -48,7 +48,7 @@ def evaluate(
         metric = canonical(metric, names(has_positive=bundle.positive_class is not None))
         everything = _answer_all(s, bundle, split_ref)
         test = everything.where((everything.rows["side"] == "test").to_numpy())
-        record = report.measure(bundle, test)
+        record = report.measure(bundle, test, positive_class=s.settings.positive_class)
         if robust:
             record["robustness"] = robustness(bundle, test)
         with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:

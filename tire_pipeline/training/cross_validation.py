@@ -23,18 +23,19 @@ def cross_validate(
     folds: Sequence[Fold],
     config: TrainingConfig,
     *,
+    membership_KV: Sequence[Sequence[bool]] | None = None,
     weights: Path | None = None,
     on_fold: Callable[[int], None] = lambda _: None,
 ) -> Floats:
     """Probabilities (N, K) of every image, each by a model that was trained and chosen without its fold.
 
-    `labels_N` are 0..K-1; `weights` is the file of the configuration's pretrained weights; `on_fold` is told how many
-    folds are done.
+    `labels_N` are 0..K-1; `membership_KV` as of `Examples`; `weights` is the file of the configuration's pretrained
+    weights; `on_fold` is told how many folds are done.
     """
     num_classes = int(labels_N.max()) + 1
     p_NK = np.zeros((len(labels_N), num_classes))
     for number, fold in enumerate(folds, start=1):
-        examples = Examples(images_NHWC, labels_N, fold.train, fold.val, num_classes)
+        examples = Examples(images_NHWC, labels_N, fold.train, fold.val, num_classes, membership_KV=membership_KV)
         fitted = fit(examples, config, weights=weights, on_epoch=lambda *_: None)
         p_NK[fold.test] = predict_logits(fitted.model, images_NHWC, fold.test).softmax(dim=1).numpy()
         right = (p_NK[fold.test].argmax(axis=1) == labels_N[fold.test]).mean()

@@ -29,7 +29,8 @@ MEASURED_AT_ONCE = 64
 class Examples:
     """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with.
 
-    `paths` (N,) name the images to people, where they have names.
+    `paths` (N,) name the images to people, where they have names. `membership_KV` says what the classes combine, where
+    they combine the values of several labels.
     """
 
     images_NHWC: Images
@@ -38,6 +39,7 @@ class Examples:
     val: Ints
     num_classes: int
     paths: Sequence[str] = ()
+    membership_KV: Sequence[Sequence[bool]] | None = None
 
     def names(self, rows: Ints) -> str:
         return ", ".join(str(self.paths[row]) if len(self.paths) else f"row {row}" for row in rows)

@@ -50,7 +50,7 @@ class Gradients:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error) or self.accelerator.num_processes > 1:
                     raise
-                said = str(error).splitlines()[0]
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
             state.return_to_mark()
             self.sweeper.sweep()
             if halvings == MOST_HALVINGS or 4 * state.progress.parts > self.config.batch_size:

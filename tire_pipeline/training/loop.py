@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -24,6 +25,7 @@ from tire_pipeline.training.examples import Examples, make_source, num_batches, 
 from tire_pipeline.training.gradients import Gradients
 from tire_pipeline.training.interruption import StopRequest, stop_requests
 from tire_pipeline.training.losses import make_loss, make_mixing
+from tire_pipeline.training.memory import memory_errors
 from tire_pipeline.training.network import build_network
 from tire_pipeline.training.optimization import advance, make_ema, make_optimizer, make_schedule
 from tire_pipeline.training.processes import put_together, rows_of, share_norms, summed
@@ -64,11 +66,10 @@ def fit(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
-        if checkpoints is None:
-            return Trainer(examples, config, weights, None, StopRequest()).run(on_epoch)
-        with stop_requests() as stop:
-            return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
+    listening = stop_requests() if checkpoints is not None else contextlib.nullcontext(StopRequest())
+    # Dropout draws from the process' generators, and no other can be given to it.
+    with torch.random.fork_rng(), listening as stop, memory_errors(config.model_type):
+        return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
 
 
 class Trainer:
@@ -88,7 +89,8 @@ class Trainer:
         self.accelerator = make_accelerator(choice)
         self.device: torch.device = self.accelerator.device
         num_classes = examples.num_classes
-        self.model = build_network(config, num_classes=num_classes, weights=weights)
+        combined = examples.membership_KV
+        self.model = build_network(config, num_classes=num_classes, membership_KV=combined, weights=weights)
         self.blank = copy.deepcopy(self.model)
         labels_N = examples.labels_N[examples.train]
         loss = make_loss(config, labels_N=labels_N, num_classes=num_classes, device=self.device)
@@ -104,7 +106,8 @@ class Trainer:
                 saved = self.checkpoints.newest()
         if saved is not None:
             self.state.progress = Progress(**saved[1]["progress"])
-            self._begin_phase()
+        self._begin_phase()
+        if saved is not None:
             self.state.unpack(*saved)
         progress = self.state.progress
         for epoch, metrics in enumerate(progress.history):
@@ -125,9 +128,7 @@ class Trainer:
             share_norms(model)
         if self.config.compile:
             model.compile()
-        self.state = State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
-        self._begin_phase()
-        return self.state
+        return State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
 
     @property
     def _alone(self) -> bool:

@@ -5,7 +5,9 @@
     trivial    one operation of any strength (Müller & Hutter, ICCV 2021)
     randaug    two operations of moderate strength (Cubuk et al., CVPRW 2020)
 
-What comes in at a border is grey: black would look like rubber.
+What comes in at a border is grey, because black would look like rubber, and pixels are interpolated, because the steps
+of nearest neighbours would look like cuts. `auto` and `trivial` now and then darken or shift a small defect away: the
+sheet (`sheet`) shows whether it matters.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ NAMES = ("custom", "auto", "trivial", "randaug")
 GREY = [124.0, 116.0, 104.0]
 ZOOM = 0.875
 NOISE = 0.03
+SMOOTH = v2.InterpolationMode.BILINEAR
 
 
 def augment(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
@@ -42,5 +45,6 @@ def _transform(policy: str, height: int, width: int) -> v2.Transform:
         colour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02)
         return v2.Compose([v2.RandomApply(middle, p=0.5), colour, v2.GaussianNoise(sigma=NOISE)])
     if policy == "auto":
-        return v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=GREY)
-    return v2.TrivialAugmentWide(fill=GREY) if policy == "trivial" else v2.RandAugment(fill=GREY)
+        return v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, interpolation=SMOOTH, fill=GREY)
+    kind = {"trivial": v2.TrivialAugmentWide, "randaug": v2.RandAugment}[policy]
+    return kind(interpolation=SMOOTH, fill=GREY)

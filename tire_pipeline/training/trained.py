@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tire_pipeline.bundle import Bundle
+from tire_pipeline.datasets.several_labels import membership
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.network import rebuild_network
 
@@ -26,6 +27,6 @@ def save_network(model: nn.Module, config: TrainingConfig, folder: Path) -> None
 def trained_network(bundle: Bundle) -> nn.Module:
     """The network that the bundle's ONNX model was written from, ready to answer."""
     config = TrainingConfig(**json.loads((bundle.path / CONFIG).read_text(encoding="utf-8")))
-    model = rebuild_network(config, num_classes=len(bundle.classes))
+    model = rebuild_network(config, num_classes=len(bundle.classes), membership_KV=membership(bundle.classes))
     model.load_state_dict(load_file(bundle.path / WEIGHTS))
     return model.eval()

@@ -47,7 +47,7 @@ def test_sums_alone_will_do() -> None:
         (manifest(sha256="abc"), "needs a `file` inside the folder and its `sha256`"),
         (manifest(file="../a.pth"), "needs a `file` inside the folder"),
         (manifest(file="/etc/passwd"), "needs a `file` inside the folder"),
-        (manifest(license="mit"), "a.pth has unknown fields: license. Known are: .*licence"),
+        (manifest(license="mit"), "a.pth has unknown fields: license. Known: .*licence"),
         (manifest(mean=[1, 2, 3]), "mean and std are three numbers from 0 to 1"),
         (manifest(std=[0.5]), "mean and std are three numbers"),
     ],
