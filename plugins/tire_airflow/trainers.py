@@ -44,7 +44,7 @@ def train_operator() -> type[BaseOperator]:
 
 def trainer_arguments(spec: str, result_file: str) -> list[str]:
     """What the trainer is called with, wherever it runs; `spec` is a file or the JSON itself."""
-    return ["--verbose", "train", "--resume", "--spec", spec, "--result", result_file, "--json"]
+    return ["--verbose", "train", "--spec", spec, "--result", result_file, "--json"]
 
 
 class ProcessTrainOperator(BaseOperator):

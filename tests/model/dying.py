@@ -34,6 +34,7 @@ from tests.model.conftest import draw
 from tire_pipeline.errors import TireError
 from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.device import bf16_problem
 from tire_pipeline.training.loop import Examples, fit
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,8 @@ def live(order: dict[str, Any]) -> dict[str, Any]:
     answer_file.unlink(missing_ok=True)
     operations_file = Path(order["folder"]).with_suffix(".operations")
     operations_file.unlink(missing_ok=True)
+    if order["config"].get("precision") == "bf16":
+        bf16_problem()  # known from here on, so that it is tried once and not in every child
     child = os.fork()
     if child == 0:
         code = 1

@@ -58,11 +58,11 @@ def test_a_loss_that_is_no_number_stops_within_the_step_and_names_its_images(
     with pytest.raises(TireError) as refused:
         fit(named, config, on_epoch=lambda *_: None, checkpoints=checkpoints)
     said = str(refused.value)
-    assert "The loss of cnn became nan in epoch 2, step 3. Lower --learning-rate (it is 0.002)" in said
+    assert "The loss of cnn became nan in epoch 2, step 2. Lower --learning-rate (it is 0.002)" in said
     assert "The batch: " + ", ".join(f"line3/{row:03d}.jpg" for row in Spoilt.asked[6]) in said
     assert len(Spoilt.asked) == 7
     tensors, numbers = checkpoints.newest() or ({}, {})
-    assert (numbers["progress"]["epoch"], numbers["progress"]["step"]) == (1, 2)
+    assert (numbers["progress"]["epoch"], numbers["progress"]["step"]) == (1, 1)
     assert all(torch.isfinite(t).all() for name, t in tensors.items() if name.startswith("model."))
 
 

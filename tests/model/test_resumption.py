@@ -67,7 +67,7 @@ def test_killed_at_every_file_operation_of_a_save_it_goes_on_to_the_same_weights
         assert again["told"] == [0, 1, 2]  # the epochs before the checkpoint are told again
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.soak) if v == "resnet" else v for v in VARIANTS])
 def test_killed_within_an_epoch_it_goes_on_to_the_same_weights(lives: Mortals, variant: str, tmp_path: Path) -> None:
     config = {**BASE, **VARIANTS[variant]}
     if config.get("precision") == "bf16" and bf16_problem():

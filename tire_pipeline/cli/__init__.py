@@ -16,7 +16,8 @@ from tire_pipeline.errors import OutOfResources, TireError
 app = typer.Typer(
     name="tire",
     help="From uploaded photographs to a promoted, served and watched image classifier.",
-    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 a service cannot be reached, 4 out of disk or memory.",
+    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 a service cannot be reached, 4 out of disk or memory, "
+    "130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -40,7 +40,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
     ] = False,
     spec: Annotated[
-        str, typer.Option(help="Instead of all the others: a JSON spec or its file, as a DAG gives it.")
+        str, typer.Option(help="Instead of all the others: a JSON spec or its file, as a DAG gives it; always resumes.")
     ] = "",
     result_path: Annotated[Path | None, typer.Option("--result", help="Write the result as JSON here as well.")] = None,
     as_json: Json = False,
@@ -55,7 +55,9 @@ def train(
     flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
     record = _read_spec(spec) if spec else _make_spec(_filled(config, flags))
     with progress("training") as move:
-        trained = steps.train(record, resume=resume, tags=_tags(), progress=move)
+        trained = steps.train(record, resume=resume or bool(spec), tags=_tags(), progress=move)
+    if not trained.run_id:  # torchrun started this process to help another one, which has the result
+        return
     if result_path is not None:
         result_path.write_text(json.dumps(asdict(trained)))
     how = "from the cache" if trained.cached else f"in {trained.seconds:.0f} s"

@@ -3,9 +3,10 @@ every byte is the one that was written.
 
     epoch-0003-step-000000/state.safetensors    every tensor      state.json      every number
                            complete.json        sha256 of both, written last
-    .epoch-0003-step-000000.part/               being written, or left by a process that was killed
+    .epoch-0003-step-000000.k2x9/               being written, or left by a process that was killed
 
-The name says where the training goes on, so names sort by age.
+The name says where the training goes on, so names sort by age. Two processes that train the same at the same time, a
+try that was given up for dead and the next one, do not disturb one another: they write the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,17 +76,14 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"epoch-{epoch:04d}-step-{step:06d}"
-        part = self.folder / f".{path.name}.part"
-        shutil.rmtree(part, ignore_errors=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self.folder))
         with self._room(part):
-            part.mkdir()
             _write(part, tensors, numbers)
-            shutil.rmtree(path, ignore_errors=True)  # one of that name would be from before a resumption
-            part.replace(path)
+            put_in_place(part, path)
             _to_disk(self.folder)
         self._last_save = time.monotonic()
         for old in self.all()[:-KEPT]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # another process may be at it
         if self.mirror is not None:
             self.mirror.offer(path, urgent=urgent)
 
@@ -150,6 +149,17 @@ def _write(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) ->
     for name in (*FILES, COMPLETE):
         _to_disk(folder / name)
     _to_disk(folder)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename, over one of that name: from before a resumption, or another process' and then the same."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(part)
 
 
 def _to_disk(path: Path) -> None:

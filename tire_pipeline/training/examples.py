@@ -57,8 +57,8 @@ class Source(Protocol):
     def inputs(self, read: Tensor, dice: torch.Generator) -> Tensor:
         """What was read as an input of `part`."""
 
-    def val_logits(self, model: Classifier) -> Tensor:
-        """Logits of the validation rows, float32 on the CPU."""
+    def logits(self, model: Classifier, rows: Ints) -> Tensor:
+        """What the model says of the rows, unaugmented; float32 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class FromImages:
         x_BCHW = colour(read.to(self.device), policy=self.config.augmentation, generator=dice)
         return normalise_(x_BCHW, mean=self.model.mean, std=self.model.std)
 
-    def val_logits(self, model: Classifier) -> Tensor:
-        return predict_logits(model, self.examples.images_NHWC, self.examples.val, self.device)
+    def logits(self, model: Classifier, rows: Ints) -> Tensor:
+        return predict_logits(model, self.examples.images_NHWC, rows, self.device)
 
 
 class FromFeatures:
@@ -116,9 +116,9 @@ class FromFeatures:
         return read.to(self.device)
 
     @torch.inference_mode()
-    def val_logits(self, model: Classifier) -> Tensor:
+    def logits(self, model: Classifier, rows: Ints) -> Tensor:
         model.eval()
-        logits: Tensor = model.head(self._features(self.examples.val).to(self.device))
+        logits: Tensor = model.head(self._features(rows).to(self.device))
         return logits.float().cpu()
 
     def _features(self, rows: Ints) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.examples import Source
 from tire_pipeline.training.losses import Loss, Mixing
 from tire_pipeline.training.memory import Sweeper, ran_out
+from tire_pipeline.training.processes import share_of, summed
 from tire_pipeline.training.state import State
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Gradients:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error) or self.accelerator.num_processes > 1:
                     raise
-                said = str(error).splitlines()[0]
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
             state.return_to_mark()
             self.sweeper.sweep()
             if halvings == MOST_HALVINGS or 4 * state.progress.parts > self.config.batch_size:
@@ -62,21 +64,30 @@ class Gradients:
         )
 
     def _add(self, state: State, source: Source, read: Tensor, y_B: Tensor) -> float:
-        """Part by part; at once where the loss is not finite."""
-        x, y, total = source.inputs(read, state.dice), y_B, 0.0
-        if self.mixing is not None:
-            x, y = self.mixing(x, y)
+        """Part by part; at once where the loss is not finite. Of several processes each takes its share of the batch,
+        and the mean of their gradients, which is what they agree on, is the whole batch's."""
+        x, y = self._mixed(source.inputs(read, state.dice), y_B, state.dice)
+        total, num_images, processes = 0.0, len(x), self.accelerator.num_processes
         state.optimizer.zero_grad(set_to_none=True)
-        parts = min(state.progress.parts, len(x) // 2)
-        pairs = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
+        parts = max(1, min(state.progress.parts, num_images // processes // 2))
+        x_share, y_share = share_of(x, self.accelerator), share_of(y, self.accelerator)
+        pairs = zip(x_share.tensor_split(parts), y_share.tensor_split(parts), strict=True)
         for number, (x_part, y_part) in enumerate(pairs, start=1):
             alone = contextlib.nullcontext() if number == parts else self.accelerator.no_sync(state.wrapped)
             with alone:
-                loss = self.loss(state.wrapped(x_part), y_part) / len(x)
-                total += loss.item()
+                loss = self.loss(state.wrapped(x_part), y_part) / num_images
+                total += summed(loss.item(), self.accelerator)
                 if not math.isfinite(total):
                     return total
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss * processes)
             if number < parts:
                 self.between_parts()
         return total
+
+    def _mixed(self, x: Tensor, y_B: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mixed by dice that every process throws the same way, while those of dropout are its own."""
+        if self.mixing is None:
+            return x, y_B
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=dice)))
+            return self.mixing(x, y_B)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -24,8 +25,10 @@ from tire_pipeline.training.examples import Examples, make_source, num_batches, 
 from tire_pipeline.training.gradients import Gradients
 from tire_pipeline.training.interruption import StopRequest, stop_requests
 from tire_pipeline.training.losses import make_loss, make_mixing
+from tire_pipeline.training.memory import memory_errors
 from tire_pipeline.training.network import build_network
 from tire_pipeline.training.optimization import advance, make_ema, make_optimizer, make_schedule
+from tire_pipeline.training.processes import put_together, rows_of, share_norms, summed
 from tire_pipeline.training.state import EpochMetrics, Progress, State, metric_name
 
 __all__ = ["EpochMetrics", "Examples", "Fitted", "fit", "predict_logits"]
@@ -63,11 +66,10 @@ def fit(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    with torch.random.fork_rng():  # dropout draws from the process' generators, and no other can be given to it
-        if checkpoints is None:
-            return Trainer(examples, config, weights, None, StopRequest()).run(on_epoch)
-        with stop_requests() as stop:
-            return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
+    listening = stop_requests() if checkpoints is not None else contextlib.nullcontext(StopRequest())
+    # Dropout draws from the process' generators, and no other can be given to it.
+    with torch.random.fork_rng(), listening as stop, memory_errors(config.model_type):
+        return Trainer(examples, config, weights, checkpoints, stop).run(on_epoch)
 
 
 class Trainer:
@@ -98,10 +100,14 @@ class Trainer:
         self.state = self._first_state()
 
     def run(self, on_epoch: OnEpoch) -> Fitted:
-        config, saved = self.config, self.checkpoints.newest() if self.checkpoints else None
+        config, saved = self.config, None
+        if self.checkpoints is not None:
+            with self.accelerator.main_process_first():  # which may have to delete older ones, or to download one
+                saved = self.checkpoints.newest()
         if saved is not None:
             self.state.progress = Progress(**saved[1]["progress"])
-            self._begin_phase()
+        self._begin_phase()
+        if saved is not None:
             self.state.unpack(*saved)
         progress = self.state.progress
         for epoch, metrics in enumerate(progress.history):
@@ -118,11 +124,15 @@ class Trainer:
         if self.config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         ema = make_ema(model, self.config)
+        if self.accelerator.num_processes > 1:
+            share_norms(model)
         if self.config.compile:
             model.compile()
-        self.state = State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
-        self._begin_phase()
-        return self.state
+        return State(model, ema, self.accelerator, Progress(parts=self.config.accumulation))
+
+    @property
+    def _alone(self) -> bool:
+        return bool(self.accelerator.num_processes == 1)
 
     def _frozen(self) -> bool:
         return self.state.progress.epoch < self.config.freeze_epochs
@@ -162,13 +172,14 @@ class Trainer:
         state, progress, checkpoints = self.state, self.state.progress, self.checkpoints
         self.since = time.monotonic()
         if progress.step == 0:
-            state.dice.manual_seed(seed_of(self.config.seed, progress.epoch, "colours"))
-            torch.manual_seed(seed_of(self.config.seed, progress.epoch, "dropout"))
+            seed, own = self.config.seed, f"dropout {self.accelerator.process_index}"
+            state.dice.manual_seed(seed_of(seed, progress.epoch, "colours"))
+            torch.manual_seed(seed_of(seed, progress.epoch, own))
         state.model.train()
         for rows, read in self.source.batches(progress.epoch, done=progress.step):
             progress.loss_sum += self._step(rows, read) * len(rows)
             progress.step += 1
-            if checkpoints is not None and checkpoints.due(progress.step) and not self.stop:
+            if checkpoints is not None and self._alone and checkpoints.due(progress.step) and not self.stop:
                 self._save()
             self._obey()
 
@@ -190,24 +201,26 @@ class Trainer:
 
     def _obey_within_a_step(self) -> None:
         """A step that was begun is given up: whoever goes on begins it again."""
-        if self.stop:
+        if self.stop and self._alone:
             self.state.return_to_mark()
             self._obey()
 
     def _obey(self) -> None:
         """Stop here if somebody asked."""
-        if not self.stop:
+        if not summed(bool(self.stop), self.accelerator):
             return
         self._save(urgent=True)
         progress = self.state.progress
         raise Interrupted(
-            f"{self.stop.signal_name} stopped the training of {self.config.model_type} in epoch {progress.epoch + 1}, "
-            f"after {progress.step} steps. Run the command again with --resume to go on from there."
+            f"{self.stop.signal_name or 'Another process'} stopped the training of {self.config.model_type} in epoch "
+            f"{progress.epoch + 1}, after {progress.step} steps. Run the command again with --resume to go on from "
+            "there."
         )
 
     def _save(self, *, urgent: bool = False) -> None:
-        """A checkpoint from which the training goes on exactly here."""
-        if self.checkpoints is None:
+        """A checkpoint from which the training goes on exactly here; of several processes the first one writes it, and
+        within an epoch none does, because the others' dice are not in it."""
+        if self.checkpoints is None or not self.accelerator.is_main_process:
             return
         progress, now = self.state.progress, time.monotonic()
         if progress.step:
@@ -238,7 +251,8 @@ class Trainer:
 def _validate(model: Classifier, trainer: Trainer) -> EpochMetrics:
     examples = trainer.examples
     with trainer.accelerator.autocast():
-        logits_NK = trainer.source.val_logits(model)
+        mine_BK = trainer.source.logits(model, rows_of(examples.val, trainer.accelerator))
+    logits_NK = put_together(mine_BK, len(examples.val), trainer.accelerator)
     p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
     metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))
     return {"val/loss": metrics.pop("log_loss"), **{f"val/{k}": v for k, v in metrics.items()}}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from tire_pipeline.errors import OutOfResources
 
 # torch raises RuntimeError for most of them, oneDNN's among them, and tells them apart by the text alone.
 SIGNS = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a primitive", "out of memory")
@@ -16,6 +20,21 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+@contextmanager
+def memory_errors(model_type: str) -> Iterator[None]:
+    """Memory that runs out where no batch can be cut, in building, measuring or saving, as the project's own error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OutOfResources(
+            f"Memory does not suffice for {model_type} ({said}). Use a smaller image or candidate, or a machine with "
+            "more memory."
+        ) from error
 
 
 class Sweeper:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tire_pipeline.errors import InputError, ServiceUnavailable
 from tire_pipeline.stores.objects import ObjectStore
-from tire_pipeline.training.checkpoints import COMPLETE, FILES, KEPT, damage
+from tire_pipeline.training.checkpoints import COMPLETE, FILES, KEPT, damage, put_in_place
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ class S3Mirror:
         for name in sorted(self._complete(), reverse=True):
             if name <= than:
                 return
-            part = folder / f".{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
             self.objects.download_folder(f"{self.prefix}{name}/", part)
             if problem := damage(part):
                 log.warning("checkpoint %s in S3 is not used: %s", name, problem)
                 shutil.rmtree(part)
                 continue
-            part.replace(folder / name)
+            put_in_place(part, folder / name)
             return
 
     def close(self) -> None:

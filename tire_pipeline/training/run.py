@@ -26,6 +26,7 @@ from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
 from tire_pipeline.training.loop import Examples, Fitted, OnEpoch, fit
 from tire_pipeline.training.mirror import S3Mirror
+from tire_pipeline.training.processes import is_follower
 from tire_pipeline.training.record import tracked_run, write_bundle, write_config
 from tire_pipeline.training.sheet import write_sheet
 from tire_pipeline.training.state import EpochMetrics
@@ -92,8 +93,13 @@ def run(
     draw_curves: DrawCurves,
     on_epoch: OnEpoch = lambda *_: None,
 ) -> TrainedRef:
-    """Train, export, store. result.json is written last: with it, everything else is there. Safe to repeat."""
+    """Train, export, store. result.json is written last: with it, everything else is there. Safe to repeat.
+
+    A process that torchrun started to help another one trains with it, and leaves the rest to it.
+    """
     key, start, config = cache_key(job.split, job.config, job.positive_class), time.monotonic(), job.config
+    if is_follower():
+        return _follow(job, objects, key)
     tags = {**_tags(job, key), "tire.cache_miss": explain_miss(job, objects, tracking)}
     log.info("candidate %s: not in the cache: %s", config.model_type, tags["tire.cache_miss"])
     with tracked_run(tracking, config, tags) as run_id, tempfile.TemporaryDirectory(prefix="tire-train-") as tmp:
@@ -132,6 +138,16 @@ def run(
     return trained
 
 
+def _follow(job: Job, objects: ObjectStore, key: str) -> TrainedRef:
+    """Take part in a training that another process stores: what this one knows of it has no bundle and no run."""
+    with _checkpoints(job, objects, key) as checkpoints:
+        examples = _examples(job, objects)
+        fit(examples, job.config, weights=job.weights, on_epoch=lambda *_: None, checkpoints=checkpoints)
+    return TrainedRef(
+        job.config.model_type, key, "", "", job.snapshot.digest, job.split.digest, job.split.snapshot.version
+    )
+
+
 def _tags(job: Job, key: str) -> dict[str, str]:
     return {
         "tire.cache_key": key,
@@ -148,7 +164,7 @@ def _checkpoints(job: Job, objects: ObjectStore, key: str) -> Iterator[Checkpoin
     """The training's checkpoints, here and in S3: none, unless it is to go on."""
     mirror = S3Mirror(objects, f"runs/{key}/checkpoints/")
     checkpoints = Checkpoints(job.checkpoints / key, mirror=mirror)
-    if not job.resume:
+    if not job.resume and not is_follower():
         checkpoints.clear()
         mirror.clear()
     try:
@@ -164,33 +180,37 @@ def _checkpoints(job: Job, objects: ObjectStore, key: str) -> Iterator[Checkpoin
 def _fit_and_export(
     job: Job, objects: ObjectStore, folder: Path, on_epoch: OnEpoch, checkpoints: Checkpoints
 ) -> tuple[Bundle, Fitted]:
-    usable, config = job.snapshot.usable, job.config
-    classes = job.split.snapshot.classes
-    images = open_images(
-        objects,
-        usable,
-        height=config.image_height,
-        width=config.image_width,
-        how=config.resize,
-        cache=job.cache,
-        name=job.snapshot.digest,
-    )
-    labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
-    train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
-    paths, combined = usable["path"].tolist(), membership(classes)
-    examples = Examples(images, labels_N, train, val, len(classes), paths=paths, membership_KV=combined)
-    write_sheet(images, train, config, folder.with_name("artifacts"))
+    config, examples = job.config, _examples(job, objects)
+    write_sheet(examples.images_NHWC, examples.train, config, folder.with_name("artifacts"))
     fitted = fit(examples, config, weights=job.weights, on_epoch=on_epoch, checkpoints=checkpoints)
     folder.mkdir(parents=True)
     bundle = export(
         fitted.model,
-        images,
-        labels_N,
-        val,
-        classes=classes,
+        examples.images_NHWC,
+        examples.labels_N,
+        examples.val,
+        classes=job.split.snapshot.classes,
         positive_class=job.positive_class,
         config=config,
         snapshot_digest=job.snapshot.digest,
         folder=folder,
     )
     return bundle, fitted
+
+
+def _examples(job: Job, objects: ObjectStore) -> Examples:
+    """The snapshot's images, decoded into this host's cache, on the sides that the split gives them."""
+    usable, classes = job.snapshot.usable, job.split.snapshot.classes
+    images_NHWC = open_images(
+        objects,
+        usable,
+        height=job.config.image_height,
+        width=job.config.image_width,
+        how=job.config.resize,
+        cache=job.cache,
+        name=job.snapshot.digest,
+    )
+    labels_N = usable["label"].map({c: k for k, c in enumerate(classes)}).to_numpy(np.int64)
+    train, val = (np.flatnonzero(job.sides == side) for side in ("train", "val"))
+    paths, combined = usable["path"].tolist(), membership(classes)
+    return Examples(images_NHWC, labels_N, train, val, len(classes), paths=paths, membership_KV=combined)

@@ -51,7 +51,7 @@ def test_overrides_beat_the_recipe_and_none_leaves_it() -> None:
         ("ema_decay", 1.0, "ema_decay is 1.0, but must be between 0 and 0.99999"),
         ("mixing", "mixin", "mixing is 'mixin', did you mean 'mixup'?"),
         ("monitor", "recall", "monitor is 'recall' (known: log_loss"),
-        ("device", "gpu", "device is 'gpu' (known: auto, cuda, mps, cpu)"),
+        ("device", "gpu", "device is 'gpu', did you mean 'cpu'? (known: auto, cuda, mps, cpu)"),
         ("precision", "bf61", "precision is 'bf61', did you mean 'bf16'?"),
         ("compile", "yes", "compile is 'yes', but must be true or false"),
     ],
