@@ -18,7 +18,7 @@ MLFLOW_UPGRADE = "import os; from mlflow.db import upgrade; upgrade.callback(os.
 
 
 def run(*command: str) -> None:
-    sys.stderr.write(f"migrate: {' '.join(command[:3])}\n")
+    sys.stderr.write(f"migrate: {' '.join(command[1:6])}\n")
     subprocess.run(command, check=True)
 
 

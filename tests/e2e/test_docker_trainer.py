@@ -31,6 +31,14 @@ pytestmark = [
 ]
 
 
+def open_to_the_image(root: Path) -> None:
+    """Its user is nobody on this host: it may read what is below `root`, and write where SageMaker lets it."""
+    root.chmod(0o755)
+    for folder in ("model", "output"):
+        (root / folder).mkdir()
+        (root / folder).chmod(0o777)
+
+
 def test_the_image_trains_by_sagemakers_contract_without_a_network(tmp_path: Path) -> None:
     """As SageMaker starts it: `train`, folders below /opt/ml, and nothing else."""
     data = tmp_path / "input" / "data"
@@ -45,9 +53,7 @@ def test_the_image_trains_by_sagemakers_contract_without_a_network(tmp_path: Pat
     }
     (tmp_path / "input" / "config").mkdir()
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    for folder in ("model", "output"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder).chmod(0o777)  # the image's user is nobody's here
+    open_to_the_image(tmp_path)
     command = ["docker", "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--volume", f"{tmp_path}:/opt/ml"]
     done = subprocess.run([*command, IMAGE, "train"], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
@@ -61,9 +67,7 @@ def test_the_image_trains_by_sagemakers_contract_without_a_network(tmp_path: Pat
 def test_a_refusal_is_written_where_sagemakers_console_shows_it(tmp_path: Path) -> None:
     (tmp_path / "input" / "config").mkdir(parents=True)
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text("{}")
-    for folder in ("model", "output"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder).chmod(0o777)
+    open_to_the_image(tmp_path)
     command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{tmp_path}:/opt/ml", IMAGE, "train"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr

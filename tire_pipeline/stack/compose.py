@@ -85,7 +85,7 @@ class Compose:
         return str(config["services"]["airflow-worker"]["environment"]["TIRE_TRAINER_IMAGE"])
 
     def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ["--project-directory", str(self.repository), "--env-file", str(self.env_file)]
+        where = ["--project-directory", str(self.repository), "--env-file", str(self.env_file), "--progress", "quiet"]
         return _run("docker", "compose", *where, *arguments)
 
 
