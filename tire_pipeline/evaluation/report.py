@@ -20,7 +20,7 @@ from tire_pipeline.metrics import confusion, methods, names, wilson
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
 
-def measure(bundle: Bundle, test: Answers, *, positive_class: str) -> dict[str, Any]:
+def measure(bundle: Bundle, test: Answers, *, positive_class: str = "") -> dict[str, Any]:
     """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made;
     `positive_class` is the project's, which may be a value of one of several labels."""
     s = test.scored
