@@ -106,5 +106,5 @@ def _limits(record: Mapping[str, Any]) -> Iterator[str]:
     if few := [s["name"] for s in record["slices"] if s["small"]]:
         yield f"Too few images to tell: {', '.join(few)}."
     if not record.get("robustness"):
-        yield "It was not tried under blur, little light, noise, compression or a turn (`tire evaluate RUN --robust`)."
+        yield "It was not tried under blur, little light, noise, compression or a turn (tire evaluate RUN --robust)."
     yield "The test images were taken in the same time and place as the others: another line may be harder."
