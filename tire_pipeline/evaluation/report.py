@@ -30,7 +30,7 @@ def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
         "positive_class": bundle.positive_class,
         "metrics": metrics,
         "intervals": methods(names(has_positive=s.positive is not None), test.groups),
-        "confusion": confusion(s, np.ones((1, len(s.y_N))))[0].astype(int).tolist(),
+        "confusion": confusion(s).tolist(),
         "per_class": _per_class(test, bundle.classes),
         "operating_point": _operating_point(bundle, test),
         "slices": [asdict(found) for found in slices(test)],
