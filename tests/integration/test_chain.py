@@ -110,6 +110,7 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     local = live.tracking.download(run_id, "evaluation", tmp_path / "artifacts")
     names = {p.name for p in local.iterdir()}
     assert {"report.json", "predictions.parquet", "model_card.md", "model_card.html", "worst_mistakes.png"} <= names
+    assert "worst_mistakes_maps.png" in names
     assert {"mistakes_train.csv", "mistakes_val.csv", "mistakes_test.csv"} <= names
     kept = pd.read_parquet(local / "predictions.parquet")
     assert kept["side"].value_counts()["test"] == evaluation.num_test and len(kept) == 120
