@@ -86,6 +86,6 @@ def as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFr
         p_NK=p_NK,
         predicted_N=rows["predicted"].map(index_of).to_numpy(),
         positive=None if bundle.positive_class is None else index_of[bundle.positive_class],
-        costs=Costs(*bundle.costs),
+        costs=Costs(*bundle.costs) if bundle.costs else Costs(),
     )
     return rows, scored

@@ -73,6 +73,7 @@ def _operating_point(bundle: Bundle, test: Answers) -> dict[str, Any]:
         "threshold": bundle.threshold,
         "review_band": list(bundle.review_band),
         "temperature": bundle.temperature,
+        "by_cost": bundle.costs is not None,
         "cost_miss": s.costs.miss,
         "cost_alarm": s.costs.alarm,
         "recall_min": bundle.recall_min,

@@ -64,7 +64,7 @@ def export(
         temperature=temperature,
         threshold=threshold,
         review_band=review_band(threshold, costs=costs, review_cost=config.cost_review),
-        costs=(costs.miss, costs.alarm) if costs else (1.0, 1.0),
+        costs=(costs.miss, costs.alarm) if costs else None,
         recall_min=config.min_recall,
     )
     golden = val[:: max(1, len(val) // NUM_GOLDEN)][:NUM_GOLDEN]
