@@ -36,7 +36,8 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class Bundle:
     """A bundle on disk. `threshold` and `review_band` speak of the positive class' calibrated probability 0..1; they
-    were chosen on validation images by the `costs` of a miss and of an alarm, and the recall's floor `recall_min`."""
+    were chosen on validation images by the `costs` of a miss and of an alarm (None: a class counts as much as the
+    other) and the recall's floor `recall_min`."""
 
     path: Path
     classes: list[str]
@@ -47,7 +48,7 @@ class Bundle:
     temperature: float = 1.0
     threshold: float = 0.5
     review_band: tuple[float, float] = (0.5, 0.5)
-    costs: tuple[float, float] = (1.0, 1.0)
+    costs: tuple[float, float] | None = None
     recall_min: float | None = None
     golden: dict[str, list[float]] = field(default_factory=dict)
     input_gate: InputGate | None = None
@@ -70,7 +71,7 @@ class Bundle:
             _check_file(path / name, sha256)
         record["preprocessing"] = _preprocessing(record["preprocessing"])
         record["review_band"] = tuple(record["review_band"])
-        record["costs"] = tuple(record.get("costs", (1.0, 1.0)))
+        record["costs"] = tuple(record["costs"]) if record.get("costs") else None
         if gate := record.get("input_gate"):  # bundles of before have none
             record["input_gate"] = InputGate(**gate)
         return cls(path=path, digest=hashlib.sha256(data).hexdigest(), **record)

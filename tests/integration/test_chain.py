@@ -72,10 +72,12 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
 def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(live: Services, tmp_path: Path) -> None:
     folder = draw(tmp_path / "a")
     steps.push(folder, version="v1", services=live)
-    (first,) = steps.register(run(live, "v1"), run_key="r1", services=live)
-    assert steps.produce("balanced_accuracy", model=first, run_key="r1", services=live).promoted
+    quick = {"epochs": 1, "threshold": 0.0}  # how good they are is not asked here
+    anyone = {"slice_min": None, "ece_max": None}
+    (first,) = steps.register(run(live, "v1", **quick), run_key="r1", services=live)
+    assert steps.produce("balanced_accuracy", limits=anyone, model=first, run_key="r1", services=live).promoted
 
-    (reseeded,) = steps.register(run(live, "v1", seed=1), run_key="r2", services=live)
+    (reseeded,) = steps.register(run(live, "v1", **quick, seed=1), run_key="r2", services=live)
     with pytest.raises(GateRefused, match=r"version 1\) learnt from \d+ of the test images"):
         steps.produce("balanced_accuracy", model=reseeded, run_key="r2", services=live)
     (row, *_) = steps.promotions(services=live)
@@ -88,8 +90,8 @@ def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(
         pixels[:, 8 + i % 30 : 13 + i % 30] = 250
         cv2.imwrite(str(folder / "scratch" / f"{i:03d}.png"), pixels)
     steps.push(folder, version="v2", services=live)
-    (wider,) = steps.register(run(live, "v2", threshold=0.5), run_key="r3", services=live)
-    made = steps.produce("balanced_accuracy", model=wider, run_key="r3", services=live)
+    (wider,) = steps.register(run(live, "v2", **quick), run_key="r3", services=live)
+    made = steps.produce("balanced_accuracy", limits=anyone, model=wider, run_key="r3", services=live)
     assert "cannot be compared: it does not know scratch" in made.reason
     assert made.previous_version == first.version
 
@@ -109,6 +111,7 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     local = live.tracking.download(run_id, "evaluation", tmp_path / "artifacts")
     names = {p.name for p in local.iterdir()}
     assert {"report.json", "predictions.parquet", "model_card.md", "model_card.html", "worst_mistakes.png"} <= names
+    assert "worst_mistakes_maps.png" in names
     assert {"mistakes_train.csv", "mistakes_val.csv", "mistakes_test.csv"} <= names
     kept = pd.read_parquet(local / "predictions.parquet")
     assert kept["side"].value_counts()["test"] == evaluation.num_test and len(kept) == 120

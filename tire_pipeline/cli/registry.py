@@ -84,8 +84,11 @@ def promotions(as_json: Json = False) -> None:
     if as_json:
         result(rows, as_json=True)
         return
-    shown = [(f"{r['at']:%Y-%m-%d %H:%M}", r["action"], r["to_version"], r["actor"], r["reason"]) for r in rows]
-    table("", ["when", "what", "version", "who", "why"], shown)
+    shown = [
+        (f"{r['at']:%Y-%m-%d %H:%M}", r["action"], r["to_version"], r["actor"], r["reason"], r["evidence_digest"][:12])
+        for r in rows
+    ]
+    table("", ["when", "what", "version", "who", "why", "evidence"], shown)
 
 
 def _info_text(info: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def answer(
     images = open_images(store, usable, height=spec.height, width=spec.width, how=spec.resize, cache=cache, name=name)
     positions = np.flatnonzero(wanted)
     p_NK, ms_N = probabilities(bundle, images, positions)
-    rows, scored = _as_rows(bundle, usable[wanted].reset_index(drop=True), p_NK)
+    rows, scored = as_rows(bundle, usable[wanted].reset_index(drop=True), p_NK)
     return Answers(rows.assign(ms=ms_N), scored, images, positions)
 
 
@@ -74,7 +74,8 @@ def probabilities(bundle: Bundle, images_NHWC: Images, positions: np.ndarray) ->
     return np.concatenate(p_parts), np.concatenate(ms_parts).round(3)
 
 
-def _as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFrame, Scored]:
+def as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFrame, Scored]:
+    """The index rows with what the bundle decides from the probabilities, and the same as arrays."""
     decided = [bundle.decide(p_K) for p_K in p_NK]
     predicted, probability, decision = ([d[i] for d in decided] for i in range(3))
     rows = rows.assign(predicted=predicted, probability=probability, decision=decision)
@@ -85,6 +86,6 @@ def _as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataF
         p_NK=p_NK,
         predicted_N=rows["predicted"].map(index_of).to_numpy(),
         positive=None if bundle.positive_class is None else index_of[bundle.positive_class],
-        costs=Costs(*bundle.costs),
+        costs=Costs(*bundle.costs) if bundle.costs else Costs(),
     )
     return rows, scored

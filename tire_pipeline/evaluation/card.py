@@ -79,10 +79,9 @@ def _deciding(record: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{positive} from a probability of {at['threshold']:g} on; a person looks between {low:g} and {high:g}."
         floor = "no floor of the recall" if at["recall_min"] is None else f"a recall of {at['recall_min']:g} or more"
-        yield (
-            f"Chosen on validation images, with a miss that costs {at['cost_miss']:g} and an alarm that costs "
-            f"{at['cost_alarm']:g}, and {floor}."
-        )
+        costs = f"a miss costs {at['cost_miss']:g} and an alarm {at['cost_alarm']:g}"
+        alike = "one class counts as much as the other"
+        yield f"Chosen on validation images, where {costs if at['by_cost'] else alike}, with {floor}."
         yield (
             f"On the test images that is {at['num_missed']} missed, {at['num_missed_not_reviewed']} of them without a "
             f"person's look, and {at['num_alarms']} false alarms; a person looks at {at['num_reviewed']} of "
@@ -106,5 +105,5 @@ def _limits(record: Mapping[str, Any]) -> Iterator[str]:
     if few := [s["name"] for s in record["slices"] if s["small"]]:
         yield f"Too few images to tell: {', '.join(few)}."
     if not record.get("robustness"):
-        yield "It was not tried under blur, little light, noise, compression or a turn (`tire evaluate RUN --robust`)."
+        yield "It was not tried under blur, little light, noise, compression or a turn (tire evaluate RUN --robust)."
     yield "The test images were taken in the same time and place as the others: another line may be harder."

@@ -13,6 +13,7 @@ mpl.use("Agg")
 
 from matplotlib.figure import Figure
 
+from tire_pipeline import metrics
 from tire_pipeline.evaluation.answers import Answers
 from tire_pipeline.imaging import Pixels
 from tire_pipeline.metrics import Ints, Scored
@@ -33,7 +34,7 @@ def draw_all(answers: Answers, classes: list[str], folder: Path) -> None:
 def confusion(s: Scored, classes: list[str]) -> Figure:
     """Counts of true class (rows) against predicted class (columns), shaded by the share of the row."""
     k = len(classes)
-    counts_KK = np.bincount(s.y_N * k + s.predicted_N, minlength=k * k).reshape(k, k)
+    counts_KK = metrics.confusion(s)
     share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure("Confusion on the test split", width=2.6 + 0.9 * k, height=2.0 + 0.8 * k)
     axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ def quantized(bundle: Bundle, images_NHWC: Images, train: np.ndarray, folder: Pa
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MODEL, "model.safetensors", "training.json"))
     chosen = train[:: max(1, len(train) // NUM_CALIBRATION)][:NUM_CALIBRATION]
     batches = (np.asarray(images_NHWC[chosen[i : i + BATCH]]) for i in range(0, len(chosen), BATCH))
-    logging.getLogger("root").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="tire-int8-") as tmp:
         prepared = Path(tmp) / MODEL
         quant_pre_process(str(bundle.path / MODEL), str(prepared), skip_symbolic_shape=True)

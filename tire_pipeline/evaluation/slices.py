@@ -56,7 +56,7 @@ def slices(answers: Answers) -> list[Slice]:
     those groups that are no small slice. A column with one value, or with over 20, divides nothing."""
     found = []
     for column, values in _divisions(answers.rows):
-        for value in sorted(set(values) - {""}):
+        for value in sorted(set(values) - {""}, key=_order):
             found.append(_measure(answers, f"{column}={value}", (values == value).to_numpy()))
     return found
 
@@ -80,6 +80,11 @@ def _divisions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     sizable = rows["group"].map(rows["group"].value_counts()) >= SMALL
     if sizable.any():
         yield "group", rows["group"].where(sizable, "")
+
+
+def _order(value: str) -> tuple[int, str]:
+    """Thirds from low to high, names by the alphabet."""
+    return (PARTS.index(value) if value in PARTS else 0, value)
 
 
 def _thirds(values: pd.Series) -> pd.Series:

@@ -35,7 +35,7 @@ def weighted(s: Scored, w_BN: Floats) -> Mapping[str, Floats]:
         mean_BM = w_BN @ np.stack([s.correct, loss_N, brier_N, s.cost], axis=1) / w_BN.sum(axis=1, keepdims=True)
         values = {
             "accuracy": mean_BM[:, 0],
-            **_from_confusion(confusion(s, w_BN)),
+            **_by_class(s, w_BN),
             "log_loss": mean_BM[:, 1],
             "brier": mean_BM[:, 2],
             "ece": _ece(s.y_N, p_NK, w_BN),
@@ -43,17 +43,19 @@ def weighted(s: Scored, w_BN: Floats) -> Mapping[str, Floats]:
         return values if s.positive is None else {**values, **_of_positive(s, s.positive, w_BN), "cost": mean_BM[:, 3]}
 
 
-def confusion(s: Scored, w_BN: Floats) -> Floats:
-    """(B, K, K): the weight of each true class (first) that was given each class (second)."""
+def confusion(s: Scored) -> Ints:
+    """(K, K): how many images of each true class (first) were given each class (second)."""
     num_classes = s.p_NK.shape[1]
-    cell_NC = np.eye(num_classes * num_classes)[s.y_N * num_classes + s.predicted_N]
-    return np.asarray((w_BN @ cell_NC).reshape(-1, num_classes, num_classes))
+    cells = np.bincount(s.y_N * num_classes + s.predicted_N, minlength=num_classes * num_classes)
+    return cells.reshape(num_classes, num_classes)
 
 
-def _from_confusion(counts_BKK: Floats) -> dict[str, Floats]:
+def _by_class(s: Scored, w_BN: Floats) -> dict[str, Floats]:
     """Classes that no image has are left out of the balanced accuracy; those neither had nor given, of F1 macro."""
-    hits_BK = np.diagonal(counts_BKK, axis1=1, axis2=2)
-    true_BK, given_BK = counts_BKK.sum(axis=2), counts_BKK.sum(axis=1)
+    num_classes = s.p_NK.shape[1]
+    true_BK = _sums(w_BN, s.y_N, num_classes)
+    given_BK = _sums(w_BN, s.predicted_N, num_classes)
+    hits_BK = _sums(w_BN * s.correct, s.y_N, num_classes)
     recall_BK = np.where(true_BK > 0, hits_BK / true_BK, np.nan)
     f1_BK = np.where(true_BK + given_BK > 0, 2 * hits_BK / (true_BK + given_BK), np.nan)
     return {
@@ -61,6 +63,15 @@ def _from_confusion(counts_BKK: Floats) -> dict[str, Floats]:
         "f1_macro": _mean_of_known(f1_BK),
         "f1_weighted": np.nansum(f1_BK * true_BK, axis=1) / true_BK.sum(axis=1),
     }
+
+
+def _sums(w_BN: Floats, class_N: Ints, num_classes: int) -> Floats:
+    """(B, K): the weight of each class. By sorting, since a matrix of N × K ones and zeros can be large."""
+    order = np.argsort(class_N, kind="stable")
+    seen, starts = np.unique(class_N[order], return_index=True)
+    sums_BK = np.zeros((len(w_BN), num_classes))
+    sums_BK[:, seen] = np.add.reduceat(w_BN[:, order], starts, axis=1)
+    return sums_BK
 
 
 def _mean_of_known(x_BK: Floats) -> Floats:

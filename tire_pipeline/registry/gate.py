@@ -118,13 +118,13 @@ def reaches(value: float, gate: Gate) -> Decision:
 
 
 def decide(candidate: Candidate, champion: Champion | None, gate: Gate) -> Decision:
-    """Promote a candidate that every rule lets pass; `champion` is what serves now, None where nothing does."""
+    """Promote a candidate that every rule lets pass; `champion` is what serves now, None where no other model does."""
     verdicts = (*_absolute(candidate, gate), *(_against(champion, gate) if champion else ()))
     if failed := [v for v in verdicts if not v.passed]:
         rules = f"{len(failed)} of {len(verdicts)} rules" if len(verdicts) > 1 else "the rule"
         return Decision(False, f"it fails {rules}: {'; '.join(v.text for v in failed)}", verdicts)
     shown = [v.text for v in verdicts if v.rule in ("metric", "new classes", "recall against the champion", "cost")]
-    alone = [] if champion else ["there is no champion yet"]
+    alone = [] if champion else ["there is no champion to beat"]
     return Decision(True, f"it passes all {len(verdicts)} rules: {'; '.join(shown + alone)}", verdicts)
 
 

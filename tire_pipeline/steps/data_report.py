@@ -63,7 +63,7 @@ def _doubts(s: Services, champion: RegisteredVersion, known: pd.DataFrame, snaps
     if s.objects.head(key) is None:
         return None
     usable = snapshot.usable
-    new_N = ~learnt_by(s, champion.tags, usable, known=known)
+    new_N = ~learnt_by(s, champion.tags, usable, groups=True, known=known)
     labels = sorted(set(usable["label"][new_N]))
     with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
         if labels != sorted(bundle.classes) or labels != sorted(set(usable["label"])) or new_N.sum() > ROWS_MAX:

@@ -13,11 +13,13 @@ from tire_pipeline.steps.data import load_split, split_of
 from tire_pipeline.steps.live import image_cache, live, stored_bundle
 
 if TYPE_CHECKING:
+    from tire_pipeline.bundle import Bundle
     from tire_pipeline.evaluation.answers import Answers
     from tire_pipeline.wiring import Services
 
 log = logging.getLogger(__name__)
 LEARNT_ROWS_MAX = 20_000
+MAPS_MAX = 12
 
 
 def evaluate(
@@ -33,36 +35,40 @@ def evaluate(
 
     Every image is answered, so that mistakes can be looked up on each side of the split; of a side that was learnt
     from, the first 20,000. A model card says it for people. `robust`: also under blur, little light, noise,
-    compression and a turn. InputError for a metric that the model does not have, such as the recall of one without a
-    positive class.
+    compression and a turn, with pictures of where the network looked in its worst mistakes. InputError for a metric
+    that the model does not have, such as the recall of one without a positive class.
     """
-    from tire_pipeline.evaluation import report
-    from tire_pipeline.evaluation.pictures import draw_all
-    from tire_pipeline.evaluation.robustness import robustness
     from tire_pipeline.metrics import canonical, names
     from tire_pipeline.registry.gate import Gate, reaches
     from tire_pipeline.registry.lifecycle import bundle_prefix
 
-    s = live(services)
-    with stored_bundle(s, bundle_prefix(trained.key)) as bundle:
+    s, prefix = live(services), bundle_prefix(trained.key)
+    with stored_bundle(s, prefix) as bundle, tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
         metric = canonical(metric, names(has_positive=bundle.positive_class is not None))
-        everything = _answer_all(s, bundle, split_ref)
-        test = everything.where((everything.rows["side"] == "test").to_numpy())
-        record = report.measure(bundle, test, positive_class=s.settings.positive_class)
-        if robust:
-            record["robustness"] = robustness(bundle, test)
-        with tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
-            report.write(record, everything, Path(tmp))
-            _write_card(s, trained, record, everything, Path(tmp))
-            draw_all(test, bundle.classes, Path(tmp))
-            s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
-    metrics = record["metrics"]
+        record = _report(s, trained, bundle, _answer_all(s, bundle, split_ref), robust=robust, folder=Path(tmp))
+        s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
     s.tracking.log_metrics(trained.run_id, _logged(record))
+    metrics, num_test = record["metrics"], record["num_images"]
     decision = reaches(metrics[metric], Gate(metric, threshold))
-    log.info("%s on %d test images: %s", trained.candidate, len(test.rows), decision.reason)
-    return EvaluationRef(
-        trained, metrics, metric, threshold, decision.promote, decision.reason, num_test=len(test.rows)
-    )
+    log.info("%s on %d test images: %s", trained.candidate, num_test, decision.reason)
+    return EvaluationRef(trained, metrics, metric, threshold, decision.promote, decision.reason, num_test=num_test)
+
+
+def _report(
+    s: Services, trained: TrainedRef, bundle: Bundle, everything: Answers, *, robust: bool, folder: Path
+) -> dict[str, Any]:
+    """Write all that an evaluation leaves into the folder; returns its figures (`evaluation.report.measure`)."""
+    from tire_pipeline.evaluation import report
+    from tire_pipeline.evaluation.pictures import draw_all
+
+    test = everything.where((everything.rows["side"] == "test").to_numpy())
+    record = report.measure(bundle, test, positive_class=s.settings.positive_class)
+    if robust:
+        record["robustness"] = _robustness(bundle, test, folder)
+    report.write(record, everything, folder)
+    _write_card(s, trained, record, everything, folder)
+    draw_all(test, bundle.classes, folder)
+    return record
 
 
 def evaluate_run(
@@ -88,7 +94,25 @@ def evaluate_run(
     return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, robust=robust, services=s)
 
 
-def _answer_all(s: Services, bundle: Any, split_ref: SplitRef) -> Answers:
+def _robustness(bundle: Bundle, test: Answers, folder: Path) -> dict[str, dict[str, float]]:
+    """Apart from the rest, since torch takes seconds to load and nothing else here needs it."""
+    from tire_pipeline.evaluation.robustness import robustness
+    from tire_pipeline.training.trained import trained_network
+
+    draw_maps(bundle, trained_network(bundle), test, folder)
+    return robustness(bundle, test)
+
+
+def draw_maps(bundle: Bundle, network: Any, test: Answers, folder: Path) -> None:
+    """Write `worst_mistakes_maps.png`: where the network, in torch, looked in its worst mistakes."""
+    from tire_pipeline.evaluation.attribution import maps
+    from tire_pipeline.evaluation.pictures import mistakes_with_maps, worst
+
+    shown = maps(network, bundle, test, worst(test.scored)[:MAPS_MAX])
+    mistakes_with_maps(test, bundle.classes, shown).savefig(folder / "worst_mistakes_maps.png")
+
+
+def _answer_all(s: Services, bundle: Bundle, split_ref: SplitRef) -> Answers:
     """The answers on the test side whole, and on the others up to their limit; `side` is a column of the rows."""
     import pandas as pd
 

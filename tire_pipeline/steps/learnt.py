@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 
 def learnt_by(
-    s: Services, tags: Mapping[str, str], rows: pd.DataFrame, *, known: pd.DataFrame | None = None
+    s: Services,
+    tags: Mapping[str, str],
+    rows: pd.DataFrame,
+    *,
+    groups: bool = False,
+    known: pd.DataFrame | None = None,
 ) -> np.ndarray:
-    """For each row of an index, whether the version with these tags was trained or calibrated on that image, or on
-    another of its group. `known`: path, sha256 and group of the usable rows of the version's snapshot, if at hand.
+    """For each row of an index, whether the version with these tags was trained or calibrated on that image; with
+    `groups` also on another of its group, which is more than certain: two dataset versions may call different things
+    by one name. `known`: path, sha256 and group of the usable rows of the version's snapshot, if at hand.
 
     InputError when its snapshot or split is gone, so that nobody can tell.
     """
@@ -35,4 +41,5 @@ def learnt_by(
         known = snapshots.load(s.objects, digest, columns=["path", "sha256", "label", "group", "error"]).usable
     sides = snapshots.read_frame(s.objects, key).set_index("path")["side"]
     learnt = known[known["path"].map(sides).isin(["train", "val"])]
-    return (rows["sha256"].isin(learnt["sha256"]) | rows["group"].isin(learnt["group"])).to_numpy()
+    same = rows["sha256"].isin(learnt["sha256"])
+    return (same | rows["group"].isin(learnt["group"])).to_numpy() if groups else same.to_numpy()

@@ -15,6 +15,7 @@ from tire_pipeline.errors import GateRefused, InputError
 from tire_pipeline.refs import ModelRef
 from tire_pipeline.steps.contest import candidate_of, tags_of
 from tire_pipeline.steps.data import load_split, split_of
+from tire_pipeline.steps.evaluation import draw_maps
 from tire_pipeline.steps.live import image_cache, live, stored_bundle
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SERVER_IMAGES_MAX = 1000
-MAPS_MAX = 12
 FORMATS = ("onnx", "int8")
 
 
@@ -52,7 +52,9 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
             test = _answers(s, bundle, tags, "test")
             network = trained_network(bundle)
             found = _parities(s, bundle, network, server, test)
-        _log_check(s, model, figures, found, _draw_maps(bundle, network, test, Path(tmp) / "check"))
+        (made := Path(tmp) / "check").mkdir()
+        draw_maps(bundle, network, test, made)
+        _log_check(s, model, figures, found, made)
     for parity in found:
         check(parity, limits)
     log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
@@ -127,16 +129,6 @@ def _parities(s: Services, bundle: Bundle, network: Any, server: Server, test: A
         compare("torch and ONNX", bundle, torch_NK, onnx_NK),
         compare("ONNX and the server", bundle, onnx_NK[: len(served_NK)], served_NK),
     ]
-
-
-def _draw_maps(bundle: Bundle, network: Any, test: Answers, folder: Path) -> Path:
-    from tire_pipeline.evaluation.attribution import maps
-    from tire_pipeline.evaluation.pictures import mistakes_with_maps, worst
-
-    folder.mkdir()
-    shown = maps(network, bundle, test, worst(test.scored)[:MAPS_MAX])
-    mistakes_with_maps(test, bundle.classes, shown).savefig(folder / "worst_mistakes_maps.png")
-    return folder
 
 
 def _log_check(s: Services, model: ModelRef, figures: dict[str, float], found: list[Parity], folder: Path) -> None:

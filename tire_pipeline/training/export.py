@@ -68,7 +68,7 @@ def export(
         temperature=temperature,
         threshold=threshold,
         review_band=review_band(threshold, costs=costs, review_cost=config.cost_review),
-        costs=(costs.miss, costs.alarm) if costs else (1.0, 1.0),
+        costs=(costs.miss, costs.alarm) if costs else None,
         recall_min=config.min_recall,
         input_gate=fit_input_gate(images_NHWC, train, val),
     )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.serving.conftest import CLASSES, solid, write_model
 from tire_pipeline.bundle import Bundle
-from tire_pipeline.evaluation.answers import Answers, _as_rows, probabilities
+from tire_pipeline.evaluation.answers import Answers, as_rows, probabilities
 from tire_pipeline.imaging import Preprocessing
 
 SIZE = 16
@@ -54,7 +54,7 @@ def make_answers(bundle: Bundle) -> MakeAnswers:
             }
         )
         p_NK, ms_N = probabilities(bundle, images, np.arange(n))
-        rows, scored = _as_rows(bundle, rows, p_NK)
+        rows, scored = as_rows(bundle, rows, p_NK)
         return Answers(rows.assign(ms=ms_N), scored, images, np.arange(n))
 
     return make

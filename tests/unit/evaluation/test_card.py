@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from tests.unit.evaluation.conftest import MakeAnswers
 from tire_pipeline import metrics
@@ -25,7 +26,12 @@ def test_the_card_has_every_metric_with_its_interval_and_how_it_was_made(
     assert all(f"| {name} | " in text for name in ("AUROC", "AUPRC", "ECE", "cost an image", "Brier score", "F1 macro"))
     assert "| snapshot | ab12 |" in text
     assert "| train | 700 | the weights were fitted on them |" in text
-    assert "a miss that costs 20 and an alarm that costs 1, and no floor of the recall" in text
+    assert "Chosen on validation images, where a miss costs 20 and an alarm 1, with no floor of the recall." in text
+
+
+def test_without_costs_the_card_claims_none(bundle: Bundle, make_answers: MakeAnswers) -> None:
+    record = report.measure(replace(bundle, costs=None), make_answers())
+    assert "where one class counts as much as the other, with no floor" in as_markdown(CARD, record)
 
 
 def test_the_limits_name_what_is_low_what_is_few_and_what_was_not_tried(

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -32,8 +33,7 @@ def test_every_metric_agrees_with_scikit_learn(seed: int, num_classes: int) -> N
     got = metrics.point(s)
     assert {k: got[k] for k in expected} == pytest.approx(expected, abs=1e-6)
     assert set(got) == set(metrics.names(has_positive=True))
-    confusion = metrics.confusion(s, np.ones((1, 200)))[0]
-    assert (confusion == sk.confusion_matrix(s.y_N, s.predicted_N)).all()
+    assert (metrics.confusion(s) == sk.confusion_matrix(s.y_N, s.predicted_N)).all()
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -45,6 +45,18 @@ def test_a_weight_counts_an_image_as_often_as_copies_of_it_would(num_classes: in
         rows = np.repeat(np.arange(200), w_N)
         copies = metrics.Scored(s.y_N[rows], s.p_NK[rows], s.predicted_N[rows], 1, s.costs)
         assert {k: v[b] for k, v in got.items()} == pytest.approx(metrics.point(copies))
+
+
+def test_a_thousand_classes_take_no_more_memory_than_their_probabilities() -> None:
+    s = scored(n=300, num_classes=1000)
+    tracemalloc.start()
+    try:
+        got = metrics.point(s)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert got["accuracy"] == pytest.approx(np.mean(s.correct))
+    assert peak < 20 * s.p_NK.nbytes
 
 
 def test_a_miss_costs_what_a_miss_costs_and_an_alarm_what_an_alarm_costs() -> None:

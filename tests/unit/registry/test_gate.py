@@ -145,7 +145,7 @@ def test_the_reasons_have_the_figures_that_decided() -> None:
     )
     assert decide(GOOD, None, Gate()).reason == (
         "it passes all 3 rules: balanced accuracy 0.900 [0.850, 0.950] on 300 test images, all of it must reach 0.75; "
-        "there is no champion yet"
+        "there is no champion to beat"
     )
     assert decide(GOOD, compared(p=0.2), Gate()).reason == (
         "it fails 1 of 6 rules: mistakes cost 0.100 an image against 0.150 of the champion (version 3) on the same "
