@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
           --no-annotate --custom-compile-command 'make lock' --quiet
 
-.PHONY: help demo test check setup images lock bench bench-peers chaos
+.PHONY: help demo test check setup images lock bench bench-peers chaos soak
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,3 +58,6 @@ bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tir
 
 chaos: setup  ## kill -9 of the parts of a running stack, minutes long
 	$(BIN)/python -m pytest -s -m chaos tests
+
+soak: setup  ## things under load for minutes
+	$(BIN)/python -m pytest -s -m soak tests

@@ -19,13 +19,13 @@ from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.follower import Follower
 from tire_pipeline.serving.keys import RequireKey
-from tire_pipeline.serving.limits import BodyGuard, Limits
+from tire_pipeline.serving.limits import Admission, BodyGuard, Limits
 from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
 from tire_pipeline.serving.model import ModelSlot
 from tire_pipeline.serving.service import build_service
 from tire_pipeline.serving.trial import Trial
 
-INFERENCE = re.compile(r"/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
+INFERENCE = re.compile(r"/predict|/explain|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 UNROUTED = ("Not Found", "Method Not Allowed")  # Starlette's own words
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -68,11 +68,17 @@ def create_app(
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
     app.add_middleware(BodyGuard, limits=limits)
+    app.add_middleware(Admission, limits=limits, is_inference=is_inference)
     if api_keys:
         app.add_middleware(RequireKey, digests=api_keys)
-    app.add_middleware(CountRequests, metrics=metrics, is_inference=lambda path: INFERENCE.fullmatch(path) is not None)
+    app.add_middleware(CountRequests, metrics=metrics, is_inference=is_inference)
     _add_error_answers(app)
     return app
+
+
+def is_inference(path: str) -> bool:
+    """Whether a POST to this path has the model work."""
+    return INFERENCE.fullmatch(path) is not None
 
 
 def _add_page(app: FastAPI, path: str, name: str) -> None:

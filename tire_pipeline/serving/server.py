@@ -75,9 +75,7 @@ def production_app(settings: Settings) -> FastAPI:
             weight=settings.canary_weight,
             note=folder / "returned.json",
         )
-        followers.append(
-            _challenger(trial, slot, cache, partial(target, alias=settings.shadow_alias), settings, metrics)
-        )
+        followers.append(_challenger(trial, slot, cache, target=target, settings=settings, metrics=metrics))
     capture = _capture(settings, folder / "spool", metrics)
     return create_app(
         slot,
