@@ -49,7 +49,7 @@ lock: setup  ## resolve requirements*.in again
 bench: setup  ## the measured promises, minutes long
 	$(BIN)/python -m pytest -s -m bench tests
 
-bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tire bench loader` is compared with
+bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders and servers that `tire bench` compares
 
 .venv-bench/.ready: requirements-bench.txt | setup
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -25,7 +25,7 @@ from tire_pipeline.serving.model import ModelSlot
 from tire_pipeline.serving.service import build_service
 from tire_pipeline.serving.trial import Trial
 
-INFERENCE = re.compile(r"/predict|/explain|/v2/models/[^/]+(/versions/[^/]+)?/infer")
+INFERENCE = re.compile(r"/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 UNROUTED = ("Not Found", "Method Not Allowed")  # Starlette's own words
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -68,7 +68,7 @@ def create_app(
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
     app.add_middleware(BodyGuard, limits=limits)
-    app.add_middleware(Admission, limits=limits, is_inference=is_inference)
+    app.add_middleware(Admission, limits=limits, costs=costs)
     if api_keys:
         app.add_middleware(RequireKey, digests=api_keys)
     app.add_middleware(CountRequests, metrics=metrics, is_inference=is_inference)
@@ -77,8 +77,13 @@ def create_app(
 
 
 def is_inference(path: str) -> bool:
-    """Whether a POST to this path has the model work."""
+    """Whether a POST to this path asks for answers: what metrics count and time."""
     return INFERENCE.fullmatch(path) is not None
+
+
+def costs(path: str) -> bool:
+    """Whether the model works for this path: what is admitted only up to a bound."""
+    return path == "/explain" or is_inference(path)
 
 
 def _add_page(app: FastAPI, path: str, name: str) -> None:

@@ -21,7 +21,7 @@ BUSY_TEXT = "The server is busy; try again in a second."
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `max_requests` counts inference requests from their headers to their answer,
+    """Sizes in bytes, times in seconds. `max_requests` counts requests to the model from their headers to their answer,
     `max_in_flight` admitted images, decoding and queued together, `max_held_bytes` the bodies of all requests under
     way. `head_timeout_s` and what follows hold a connection.
     """
@@ -55,17 +55,17 @@ class Limits:
 
 
 class Admission:
-    """ASGI middleware: 429 for an inference request (`is_inference` tells by path) while `max_requests` are under way.
+    """ASGI middleware: 429 for a request that `costs` (told by path) while `max_requests` of them are under way.
 
     It stands before anything that costs: where refusing is dear, an overload leaves no time for answers. Without it the
     server gave a fifth of its answers at three times its load, each after half a minute.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, is_inference: Callable[[str], bool]) -> None:
-        self.app, self.limits, self.is_inference, self._num_requests = app, limits, is_inference, 0
+    def __init__(self, app: ASGIApp, limits: Limits, costs: Callable[[str], bool]) -> None:
+        self.app, self.limits, self.costs, self._num_requests = app, limits, costs, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self.is_inference(scope["path"]):
+        if scope["type"] != "http" or not self.costs(scope["path"]):
             await self.app(scope, receive, send)
         elif self._num_requests >= self.limits.max_requests:
             await JSONResponse({"error": BUSY_TEXT}, 429, RETRY)(scope, receive, send)
