@@ -100,7 +100,7 @@ def compare_servers(
     contenders = _contenders(served, work, Plan("", "", "", seconds, connections), peers_python, len(cores.server), say)
     runs: dict[str, list[Asked]] = {c.name: [] for c in contenders}
     memory: dict[str, float] = {}
-    with ExitStack() as stack:
+    with stopped_by_sigterm(), ExitStack() as stack:
         there = {c.name: stack.enter_context(running(c, cores, work)) for c in contenders}
         done, total = 0, rounds * len(contenders)
         for order in rotated([c.name for c in contenders], rounds):
@@ -206,6 +206,20 @@ def ask(address: str, plan: Plan, cores: Cores) -> Summary:
     """Carry the plan out in a process of its own, on the generator's core."""
     command = [sys.executable, "-m", "tire_pipeline.bench.load", address, json.dumps(asdict(plan))]
     return Summary(**json.loads(_run(command, cores.load)))
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the block instead of ending the process at once: held servers would outlive it."""
+
+    def unwind(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
