@@ -49,7 +49,7 @@ lock: setup  ## resolve requirements*.in again
 bench: setup  ## the measured promises, minutes long
 	$(BIN)/python -m pytest -s -m bench tests
 
-bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tire bench loader` is compared with
+bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders and servers that `tire bench` compares
 
 .venv-bench/.ready: requirements-bench.txt | setup
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -59,5 +59,5 @@ bench-peers: .venv-bench/.ready  ## make .venv-bench, with the loaders that `tir
 chaos: setup  ## kill -9 of the parts of a running stack, minutes long
 	$(BIN)/python -m pytest -s -m chaos tests
 
-soak: setup  ## fifty kills of a training, and other long repetitions
+soak: setup  ## long repetitions: kills of a training, promotions at once, a server under load
 	$(BIN)/python -m pytest -s -m soak tests

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.integration.servers import Production
 from tire_pipeline import stack
 from tire_pipeline.settings import STACK_ENV, Settings
+from tire_pipeline.stores.ledger import migrate
 from tire_pipeline.wiring import Services, services
 
 
@@ -32,3 +35,11 @@ def live(stores: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> It
     made.objects.ensure_bucket()
     yield made
     made.close()
+
+
+@pytest.fixture
+def production(live: Services, tmp_path: Path) -> Iterator[Production]:
+    assert live.settings.ledger_url
+    migrate(live.settings.ledger_url.get_secret_value())
+    with ExitStack() as stack:
+        yield Production(live, tmp_path, stack)

@@ -14,10 +14,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LOST = 0  # the code of a request whose connection ended without an answer
+SETTLED_S = 0.25
 BOUNDARY = "tire-bench-boundary"
 
 
@@ -47,27 +48,28 @@ class Answer:
 
 @dataclass
 class Summary:
-    """Codes by count, `good_per_s` answers of 200 by second, percentiles of those in ms, and their rate."""
+    """Codes by count, the rate of answers of 200 and percentiles of their time. `unsettled_s`: when the last request
+    was due that had no answer of 200 within `SETTLED_S`; 0 where all had.
+    """
 
     codes: dict[str, int]
     per_s: float
     p50_ms: float
     p99_ms: float
-    good_per_s: list[int] = field(default_factory=list)
+    unsettled_s: float
 
 
 def summarise(answers: Iterable[Answer], *, seconds: float) -> Summary:
     """The figures of a run that lasted `seconds`."""
     listed = list(answers)
     good = sorted(a.seconds * 1000 for a in listed if a.code == 200)
-    each_s = Counter(int(a.due_s + a.seconds) for a in listed if a.code == 200)
     quantiles = statistics.quantiles(good, n=100) if len(good) > 1 else [*good, 0.0][:1] * 99
     return Summary(
         codes={str(code): count for code, count in sorted(Counter(a.code for a in listed).items())},
         per_s=len(good) / seconds,
         p50_ms=quantiles[49],
         p99_ms=quantiles[98],
-        good_per_s=[each_s[s] for s in range(int(seconds))],
+        unsettled_s=max((a.due_s for a in listed if a.code != 200 or a.seconds > SETTLED_S), default=0.0),
     )
 
 
@@ -119,37 +121,35 @@ def _header(head: bytes, name: bytes) -> bytes:
     return rest.partition(b"\r\n")[0].strip()
 
 
-async def closed_load(
-    address: str, request: bytes, *, connections: int, stop: Callable[[], bool], keep: bool = False, rest_s: float = 0.0
-) -> list[Answer]:
-    """Ask over `connections` connections until `stop`, resting `rest_s` after each answer; a lost request included."""
+async def closed_load(address: str, request: bytes, *, connections: int, stop: Callable[[], bool]) -> list[Answer]:
+    """Ask over `connections` connections until `stop`."""
     started, answers = time.perf_counter(), list[Answer]()
 
     async def one() -> None:
         connection = Connection(address)
         while not stop():
             due = time.perf_counter()
-            code, body = await connection.ask(request)
-            answers.append(
-                Answer(due - started, time.perf_counter() - due, code, body if keep and code == 200 else b"")
-            )
-            if rest_s or code == LOST:
-                await asyncio.sleep(rest_s or 0.05)
+            code, _ = await connection.ask(request)
+            answers.append(Answer(due - started, time.perf_counter() - due, code))
+            if code == LOST:
+                await asyncio.sleep(0.05)
         connection.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))
     return answers
 
 
-async def open_load(address: str, request: bytes, *, rate: float, seconds: float, connections: int) -> list[Answer]:
-    """Ask `rate` times a second for `seconds`, and wait for the answers."""
+async def open_load(
+    address: str, request: bytes, *, rate: float, seconds: float, connections: int, keep: bool = False
+) -> list[Answer]:
+    """Ask `rate` times a second for `seconds`, and wait for the answers; with `keep` those of 200 have their body."""
     started, answers = time.perf_counter(), list[Answer]()
     idle = [Connection(address) for _ in range(connections)]
 
     async def one(due: float, connection: Connection) -> None:
-        code, _ = await connection.ask(request)
+        code, body = await connection.ask(request)
         idle.append(connection)
-        answers.append(Answer(due - started, time.perf_counter() - due, code))
+        answers.append(Answer(due - started, time.perf_counter() - due, code, body if keep and code == 200 else b""))
 
     tasks = set[asyncio.Task[None]]()
     for number in range(int(rate * seconds)):

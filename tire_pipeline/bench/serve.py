@@ -94,13 +94,13 @@ def compare_servers(
     """A row for each server, ours first, in an empty folder `work`. The peers are left out, and `say` is told, where
     there is no `peers_python`. Raises TireError where a server does not come up or answers nothing.
     """
-    write_pictures(work / "pictures", num_images=40)
+    write_pictures(work / "pictures", num_images=1 if bundle else 40)
     served = Bundle.load(bundle) if bundle else default_bundle(work / "bundle", work / "pictures")
     cores = split_cores(os.sched_getaffinity(0))
     contenders = _contenders(served, work, Plan("", "", "", seconds, connections), peers_python, len(cores.server), say)
     runs: dict[str, list[Asked]] = {c.name: [] for c in contenders}
     memory: dict[str, float] = {}
-    with ExitStack() as stack:
+    with stopped_by_sigterm(), ExitStack() as stack:
         there = {c.name: stack.enter_context(running(c, cores, work)) for c in contenders}
         done, total = 0, rounds * len(contenders)
         for order in rotated([c.name for c in contenders], rounds):
@@ -109,7 +109,7 @@ def compare_servers(
                 runs[name].append(server.ask(cores))
                 memory.setdefault(name, server.memory_mb())
                 progress(done := done + 1, total)
-    return [_row(name, found, memory[name]) for name, found in runs.items()]
+    return [row_of(name, found, memory[name]) for name, found in runs.items()]
 
 
 def default_bundle(folder: Path, pictures: Path) -> Bundle:
@@ -209,6 +209,20 @@ def ask(address: str, plan: Plan, cores: Cores) -> Summary:
 
 
 @contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the block instead of ending the process at once: held servers would outlive it."""
+
+    def unwind(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def running(contender: Contender, cores: Cores, work: Path) -> Iterator[Running]:
     """The contender, started on its cores, answering, and held; killed with all its children at the end."""
     with socket.socket() as probe:
@@ -217,7 +231,7 @@ def running(contender: Contender, cores: Cores, work: Path) -> Iterator[Running]
     command = [part.format(port=port) if part == "{port}" else part for part in contender.command]
     log = work / f"{port}.log"
     with log.open("wb") as out:
-        started = _pinned(command, cores.server)
+        started = pinned(command, cores.server)
         process = subprocess.Popen(
             started, stdout=out, stderr=out, cwd=work, env=_environment(work), start_new_session=True
         )
@@ -243,7 +257,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, conte
     raise TireError(f"{contender.name} did not answer within {READY_S:.0f} s:\n{end}")
 
 
-def _pinned(command: Sequence[str], cores: frozenset[int]) -> list[str]:
+def pinned(command: Sequence[str], cores: frozenset[int]) -> list[str]:
     """The command on these cores alone; set before it starts, so that whatever counts cores counts these."""
     pin = "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(',')))"
     code = f"{pin}; os.execvp(sys.argv[2], sys.argv[2:])"
@@ -256,7 +270,7 @@ def _environment(work: Path) -> dict[str, str]:
 
 
 def _run(command: Sequence[str], cores: frozenset[int] | None = None) -> str:
-    started = _pinned(command, cores) if cores else list(command)
+    started = pinned(command, cores) if cores else list(command)
     done = subprocess.run(started, capture_output=True, text=True, check=False)
     if done.returncode:
         end = "\n".join(done.stderr.splitlines()[-5:])
@@ -264,7 +278,7 @@ def _run(command: Sequence[str], cores: frozenset[int] | None = None) -> str:
     return done.stdout
 
 
-def _row(name: str, runs: Sequence[Asked], memory_mb: float) -> ServeRow:
+def row_of(name: str, runs: Sequence[Asked], memory_mb: float) -> ServeRow:
     found = [run.summary for run in runs]
     per_s = [one.per_s for one in found]
     return ServeRow(

@@ -19,7 +19,7 @@ from tire_pipeline.serving.batcher import Overloaded
 from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.follower import Follower
 from tire_pipeline.serving.keys import RequireKey
-from tire_pipeline.serving.limits import BodyGuard, Limits
+from tire_pipeline.serving.limits import Admission, BodyGuard, Limits
 from tire_pipeline.serving.metrics import CountRequests, ServingMetrics
 from tire_pipeline.serving.model import ModelSlot
 from tire_pipeline.serving.service import build_service
@@ -68,11 +68,22 @@ def create_app(
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
     app.add_middleware(BodyGuard, limits=limits)
+    app.add_middleware(Admission, limits=limits, costs=costs)
     if api_keys:
         app.add_middleware(RequireKey, digests=api_keys)
-    app.add_middleware(CountRequests, metrics=metrics, is_inference=lambda path: INFERENCE.fullmatch(path) is not None)
+    app.add_middleware(CountRequests, metrics=metrics, is_inference=is_inference)
     _add_error_answers(app)
     return app
+
+
+def is_inference(path: str) -> bool:
+    """Whether a POST to this path asks for answers: what metrics count and time."""
+    return INFERENCE.fullmatch(path) is not None
+
+
+def costs(path: str) -> bool:
+    """Whether the model works for this path: what is admitted only up to a bound."""
+    return path == "/explain" or is_inference(path)
 
 
 def _add_page(app: FastAPI, path: str, name: str) -> None:

@@ -356,6 +356,29 @@ def test_over_the_bound_requests_are_refused_at_once_and_those_admitted_are_answ
     assert client.post("/predict", files=pictures(red_png)).status_code == 200
 
 
+def test_over_its_number_of_requests_the_server_refuses_before_it_reads(
+    slot: ModelSlot, metrics: ServingMetrics, model: LoadedModel, red_png: bytes, serve: Serve
+) -> None:
+    stuck = Stuck(model.session)
+    slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
+    client = serve(create_app(slot, metrics=metrics, limits=replace(LIMITS, max_requests=1)))
+    admitted: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: admitted.append(client.post("/predict", files=pictures(red_png))))
+    request.start()
+    assert stuck.reached.wait(10)
+    address = (client.base_url.host, client.base_url.port or 0)
+    with socket.create_connection(address, timeout=20) as connection:  # sends no body at all
+        connection.sendall(b"POST /v2/models/tire-defect/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 429")
+    refused = client.post("/predict", files=pictures(red_png))
+    others = [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/model")]
+    stuck.gate.set()
+    request.join()
+    assert refused.status_code == 429 and refused.headers["Retry-After"] == "1" and "busy" in refused.json()["error"]
+    assert others == [200] * 4 and admitted[0].status_code == 200
+    assert client.post("/predict", files=pictures(red_png)).status_code == 200
+
+
 class Broken:
     """A session that gives what no model should."""
 
