@@ -41,7 +41,7 @@ def find(usable: pd.DataFrame) -> list[Outlier]:
         least = LEAST_LOG_SPREAD if logs else LEAST_SPREAD * abs(middle)
         spread = max(1.4826 * float(np.median(np.abs(x_N - middle))), least)
         low, high = middle - FAR * spread, middle + FAR * spread
-        bounds = (np.exp(low), np.exp(high)) if logs else (low, high)
+        bounds = (np.exp(low), np.exp(high)) if logs else (max(0.0, low), high)  # no measure is negative
         for i in np.flatnonzero((x_N < low) | (x_N > high)):
             row = usable.iloc[int(i)]
             outlier = Outlier(row["path"], row["key"], column, float(values_N[i]), float(bounds[0]), float(bounds[1]))

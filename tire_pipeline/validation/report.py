@@ -31,6 +31,7 @@ def as_record(
     readable = index[index["error"] == ""]
     labelled = readable[readable["label"] != ""]
     signals = signals or Signals()
+    clusters = _clusters(labelled, signals.duplicates)
     return {
         "version": version,
         "snapshot": digest,
@@ -47,7 +48,8 @@ def as_record(
             .head(6)
             .items()
         },
-        "quarantined": index.loc[index["error"] != "", ["path", "error"]].to_dict("records"),
+        "num_quarantined": len(index) - len(readable),
+        "quarantined": index.loc[index["error"] != "", ["path", "error"]].head(LISTED).to_dict("records"),
         "suite_version": suites.SUITE_VERSION,
         "kinds": suites.kinds_of(labelled),
         "verdicts": [asdict(v) for v in verdicts],
@@ -59,8 +61,9 @@ def as_record(
         "num_outliers": len(signals.outliers),
         "outliers": [asdict(o) for o in signals.outliers[:LISTED]],
         "num_duplicate_clusters": len(signals.duplicates),
-        "duplicates": [_rows(labelled, cluster[:CLUSTER_LISTED]) for cluster in signals.duplicates[:LISTED]],
-        "duplicate_sizes": [len(cluster) for cluster in signals.duplicates[:LISTED]],
+        "num_torn_clusters": sum(torn for torn, _ in clusters),
+        "duplicates": [_rows(labelled, cluster[:CLUSTER_LISTED]) for _, cluster in clusters[:LISTED]],
+        "duplicate_sizes": [len(cluster) for _, cluster in clusters[:LISTED]],
         "reference": signals.reference,
         "shifts": [{**asdict(s), "notable": s.notable} for s in signals.shifts],
         "new_classes": signals.new_classes,
@@ -72,8 +75,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     """The record's numbers by name, to be followed from version to version."""
     counts = {name: record[name] for name in record if name.startswith("num_")}
     probe = {} if record["metadata_probe"] is None else {"metadata_probe": record["metadata_probe"]}
-    lengths = {"num_quarantined": len(record["quarantined"]), "num_warnings": len(record["warnings"])}
-    return {**counts, **lengths, **probe}
+    return {**counts, "num_warnings": len(record["warnings"]), **probe}
 
 
 def refusal(record: dict[str, Any]) -> DataRefused:
@@ -103,6 +105,13 @@ def as_html(record: dict[str, Any], index: pd.DataFrame, read: Callable[[str], b
         .from_string(template)
         .render(record=record, sheets=sheets, pictures=pictures, shown=SHOWN)
     )
+
+
+def _clusters(labelled: pd.DataFrame, clusters: Sequence[Sequence[int]]) -> list[tuple[bool, Sequence[int]]]:
+    """Whether each cluster has images under different labels, and its positions; those that have come first."""
+    label_N = pd.factorize(labelled["label"])[0]
+    marked = [(len(set(label_N[list(cluster)])) > 1, cluster) for cluster in clusters]
+    return sorted(marked, key=lambda found: not found[0])
 
 
 def _rows(labelled: pd.DataFrame, positions: Sequence[int]) -> list[dict[str, str]]:

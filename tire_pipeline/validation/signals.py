@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from tire_pipeline.fingerprints import THUMBNAIL, Bytes, unpack
 from tire_pipeline.splits import Likeness
@@ -68,6 +69,13 @@ def measure(
     judged by it where there is a champion."""
     if usable.empty:
         return Signals()
+    with threadpool_limits(1):  # the matrices are small: a second thread costs ten times what it saves, by waiting
+        return _measured(usable, likeness, prints_NB, reference, champion)
+
+
+def _measured(
+    usable: pd.DataFrame, likeness: Likeness, prints_NB: Bytes, reference: Reference | None, champion: Doubter | None
+) -> Signals:
     classes = usable["label"].value_counts()
     doubter = champion if champion is not None and champion.trusted else _linear_probe(usable, prints_NB)
     known = set(reference.usable["label"]) if reference else set(classes.index)
