@@ -172,6 +172,9 @@ class FakeTracking:
     def log_folder(self, run_id: str, folder: Path, **_: Any) -> None:
         self.artifacts[run_id] = {p.name: p.read_bytes() for p in folder.iterdir()}
 
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.runs[run_id].update(tags)
+
     def end_run(self, run_id: str, **_: Any) -> None:
         assert run_id in self.runs
 

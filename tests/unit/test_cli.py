@@ -164,3 +164,25 @@ def test_a_path_with_brackets_is_printed_as_it_is(tire, tmp_path: Path) -> None:
     done = tire("sample", str(tmp_path / "[red]out[/x]"), "--num-images", "20", "--size", "64")
     assert done.returncode == 0, done.stderr
     assert "[red]out[/x]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "epochs is 0, but must be between 1 and 10000; learning_rate is -1,"),
+        (("--learning-rate", "-2"), "epochs is 0, but must be between 1 and 10000; learning_rate is -2.0,"),
+        (("--epochs", "3", "--model-type", "cnm"), "model_type is 'cnm', did you mean 'cnn'?"),
+    ],
+)
+def test_flags_win_over_the_file(tire, tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
+    (tmp_path / "a.toml").write_text('dataset_version = "v1"\nmodel_type = "cnn"\nepochs = 0\nlearning_rate = -1\n')
+    done = tire("train", "--config", str(tmp_path / "a.toml"), *flags, **UNREACHABLE)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_file_with_a_field_that_does_not_exist_is_refused(tire, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"dataset_version": "v1", "learn_rate": 0.1}')
+    done = tire("train", "--config", str(tmp_path / "a.json"), **UNREACHABLE)
+    assert done.returncode == 2
+    assert "Unknown parameters: learn_rate." in done.stderr

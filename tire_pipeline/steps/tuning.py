@@ -7,16 +7,17 @@ run, in the cache, and resumed from its checkpoints when it was interrupted.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tire_pipeline.errors import InputError, Interrupted, TireError
+from tire_pipeline.errors import InputError, Interrupted, ServiceUnavailable, TireError
 from tire_pipeline.refs import SearchRef, SplitRef, digest_of
 from tire_pipeline.steps.candidates import train
 from tire_pipeline.steps.data import Progress
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from tire_pipeline.training.config import TrainingConfig
     from tire_pipeline.wiring import Services
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.5
 STOP_S = 10.0
 
 
-class _Pruned(Interrupted):
-    """A trial was given up because others were better by then."""
+class _Failed(Exception):
+    """A trial whose configuration cannot be used or trained; the search goes on."""
 
 
 def tune(
@@ -93,6 +96,7 @@ def work_on(study: str, *, seed: int = 0, progress: Progress | None = None, serv
     import optuna
 
     from tire_pipeline.stores.studies import count, load_study, try_again, try_the_dead_again
+    from tire_pipeline.training.interruption import GivenUp
     from tire_pipeline.training.search import parse_space
 
     s = live(services)
@@ -103,17 +107,20 @@ def work_on(study: str, *, seed: int = 0, progress: Progress | None = None, serv
     def attempt(trial: optuna.Trial) -> float:
         try:
             return _try(s, trial, space.config(trial), split_ref, opened.user_attrs["run_id"])
-        except _Pruned:
+        except GivenUp:
             raise optuna.TrialPruned from None
-        except Interrupted:
+        except (Interrupted, ServiceUnavailable):
             try_again(opened, trial)  # whoever goes on does, from its checkpoint
             raise
+        except TireError as error:
+            log.warning("trial %d failed: %s", trial.number, error)
+            raise _Failed from error
 
     while (ended := count(opened, "COMPLETE", "PRUNED", "FAIL")) < wanted:
         if progress:
             progress(ended, wanted)
         if ended + count(opened, "RUNNING") < wanted:
-            opened.optimize(attempt, n_trials=1, catch=(TireError,))
+            opened.optimize(attempt, n_trials=1, catch=(_Failed,))
         else:
             time.sleep(POLL_S)
             try_the_dead_again(opened)
@@ -121,21 +128,23 @@ def work_on(study: str, *, seed: int = 0, progress: Progress | None = None, serv
 
 def _try(s: Services, trial: optuna.Trial, config: TrainingConfig, split_ref: SplitRef, parent: str) -> float:
     """Train one configuration; the monitored metric of its best epoch."""
-    from tire_pipeline.training.state import metric_name
+    from tire_pipeline.training.interruption import GivenUp
+    from tire_pipeline.training.state import kept_metrics, metric_name
 
     name = metric_name(config.monitor)
 
     def judge(epoch: int, metrics: Mapping[str, float]) -> None:
         trial.report(metrics[name], epoch)
         if trial.should_prune():
-            raise _Pruned(f"Trial {trial.number} was given up in epoch {epoch + 1}: others were better by then.")
+            raise GivenUp(f"Trial {trial.number} was given up in epoch {epoch + 1}: others were better by then.")
 
     spec = {"candidate": config.model_type, "split": asdict(split_ref), "config": config.as_dict()}
     tags = {"mlflow.parentRunId": parent, "tire.trial": str(trial.number)}
     trained = train(spec, resume=True, tags=tags, on_epoch=judge, services=s)
     trial.set_user_attr("run_id", trained.run_id)
     trial.set_user_attr("config", config.as_dict())
-    return s.tracking.metrics(trained.run_id)[name.replace("val/", "kept/")]
+    (kept,) = kept_metrics({name: 0.0})
+    return s.tracking.metrics(trained.run_id)[kept]
 
 
 def _work_in_processes(study: str, parallel: int, seed: int) -> None:
@@ -148,7 +157,7 @@ def _work_in_processes(study: str, parallel: int, seed: int) -> None:
     with stop_requests() as stop:
         processes = [subprocess.Popen([*command, str(seed + n)], env=environment) for n in range(parallel)]
         try:
-            while any(p.poll() is None for p in processes) and not stop and not any(p.returncode for p in processes):
+            while any(p.poll() is None for p in processes) and not stop and not _broken(processes):
                 time.sleep(POLL_S)
         finally:
             for process in processes:
@@ -157,8 +166,13 @@ def _work_in_processes(study: str, parallel: int, seed: int) -> None:
                 process.wait(STOP_S)
     if stop:
         raise Interrupted(f"{stop.signal_name} stopped the search. The same command goes on with study {study!r}.")
-    if codes := [p.returncode for p in processes if p.returncode > 0]:
-        raise TireError(f"A worker of study {study!r} ended with code {codes[0]}; what it said is above.")
+    if code := _broken(processes):
+        raise TireError(f"A worker of study {study!r} ended with code {code}; what it said is above.")
+
+
+def _broken(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The code of a worker that ended with an error, or 0. One that was killed is none: the others take its trial."""
+    return next((p.returncode for p in processes if p.returncode and p.returncode > 0), 0)
 
 
 def _result(s: Services, study: optuna.Study, metric: str) -> SearchRef:

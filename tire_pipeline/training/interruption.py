@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from tire_pipeline.errors import Interrupted
+
+
+class GivenUp(Interrupted):
+    """A training that nobody will go on with: its checkpoints are deleted."""
+
 
 @dataclass
 class StopRequest:

@@ -24,12 +24,13 @@ from tire_pipeline.training.cache_key import cache_key, code_digest, nearest, pa
 from tire_pipeline.training.checkpoints import Checkpoints
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
+from tire_pipeline.training.interruption import GivenUp
 from tire_pipeline.training.loop import Examples, Fitted, OnEpoch, fit
 from tire_pipeline.training.mirror import S3Mirror
 from tire_pipeline.training.processes import is_follower
 from tire_pipeline.training.record import tracked_run, write_bundle, write_config
 from tire_pipeline.training.sheet import write_sheet
-from tire_pipeline.training.state import EpochMetrics
+from tire_pipeline.training.state import EpochMetrics, kept_metrics
 
 log = logging.getLogger(__name__)
 LOOKED_BACK = 20
@@ -105,37 +106,46 @@ def run(
     with tracked_run(tracking, config, tags) as run_id, tempfile.TemporaryDirectory(prefix="tire-train-") as tmp:
         artifacts = Path(tmp) / "artifacts"
         artifacts.mkdir()
-        write_config(config, job.split.snapshot.version, artifacts)
-
-        def each_epoch(epoch: int, metrics: EpochMetrics) -> None:
-            shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-            log.info("%s: epoch %d of %d: %s", config.model_type, epoch + 1, config.epochs, shown)
-            tracking.log_metrics(run_id, metrics, step=epoch, at_ms=int(time.time() * 1000))
-            on_epoch(epoch, metrics)
-
         with _checkpoints(job, objects, key) as checkpoints:
-            bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", each_epoch, checkpoints)
+            told = _teller(tracking, run_id, config, on_epoch)
+            bundle, fitted = _fit_and_export(job, objects, Path(tmp) / "bundle", told, checkpoints)
         objects.upload_folder(bundle.path, f"runs/{key}/bundle/")
-        write_bundle(bundle, artifacts)
         draw_curves(fitted.history, fitted.best_epoch, artifacts)
+        write_config(config, job.split.snapshot.version, artifacts)
+        write_bundle(bundle, artifacts)
         tracking.log_folder(run_id, artifacts)
-        kept = fitted.history[fitted.best_epoch]
-        tracking.log_metrics(run_id, {n.replace("val/", "kept/"): v for n, v in kept.items() if n.startswith("val/")})
+        tracking.log_metrics(run_id, kept_metrics(fitted.history[fitted.best_epoch]))
         tracking.set_tags(run_id, {"tire.bundle_digest": bundle.digest})
-        trained = TrainedRef(
-            candidate=config.model_type,
-            key=key,
-            run_id=run_id,
-            bundle_digest=bundle.digest,
-            snapshot_digest=job.snapshot.digest,
-            split_digest=job.split.digest,
-            version=job.split.snapshot.version,
-            seconds=round(time.monotonic() - start, 1),
-        )
+    trained = _trained(job, key, run_id=run_id, bundle_digest=bundle.digest, seconds=time.monotonic() - start)
     objects.put_json(parts_key(key), parts(job.split, config, job.positive_class))
     objects.put_json(result_key(key), asdict(trained))
     checkpoints.clear()
     return trained
+
+
+def _teller(tracking: Tracking, run_id: str, config: TrainingConfig, on_epoch: OnEpoch) -> OnEpoch:
+    """What every epoch's metrics are told to: the log, MLflow, and `on_epoch`."""
+
+    def tell(epoch: int, metrics: EpochMetrics) -> None:
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        log.info("%s: epoch %d of %d: %s", config.model_type, epoch + 1, config.epochs, shown)
+        tracking.log_metrics(run_id, metrics, step=epoch, at_ms=int(time.time() * 1000))
+        on_epoch(epoch, metrics)
+
+    return tell
+
+
+def _trained(job: Job, key: str, *, run_id: str = "", bundle_digest: str = "", seconds: float = 0.0) -> TrainedRef:
+    return TrainedRef(
+        candidate=job.config.model_type,
+        key=key,
+        run_id=run_id,
+        bundle_digest=bundle_digest,
+        snapshot_digest=job.snapshot.digest,
+        split_digest=job.split.digest,
+        version=job.split.snapshot.version,
+        seconds=round(seconds, 1),
+    )
 
 
 def _follow(job: Job, objects: ObjectStore, key: str) -> TrainedRef:
@@ -143,9 +153,7 @@ def _follow(job: Job, objects: ObjectStore, key: str) -> TrainedRef:
     with _checkpoints(job, objects, key) as checkpoints:
         examples = _examples(job, objects)
         fit(examples, job.config, weights=job.weights, on_epoch=lambda *_: None, checkpoints=checkpoints)
-    return TrainedRef(
-        job.config.model_type, key, "", "", job.snapshot.digest, job.split.digest, job.split.snapshot.version
-    )
+    return _trained(job, key)
 
 
 def _tags(job: Job, key: str) -> dict[str, str]:
@@ -169,6 +177,10 @@ def _checkpoints(job: Job, objects: ObjectStore, key: str) -> Iterator[Checkpoin
         mirror.clear()
     try:
         yield checkpoints
+    except GivenUp:
+        checkpoints.clear()
+        mirror.clear()
+        raise
     except Interrupted:
         raise  # at once: the last checkpoint has had its time to be copied
     except BaseException:

@@ -23,6 +23,11 @@ def metric_name(monitor: str) -> str:
     return "val/loss" if monitor == "log_loss" else f"val/{monitor}"
 
 
+def kept_metrics(metrics: EpochMetrics) -> EpochMetrics:
+    """The validation metrics of the epoch that is kept, under the names that say so."""
+    return {name.replace("val/", "kept/"): value for name, value in metrics.items() if name.startswith("val/")}
+
+
 @dataclass
 class Progress:
     """Where a training is: in `epoch`, of which `step` batches are done with losses that sum to `loss_sum`.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import WeightsRef
 from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates, parse_size
+from tire_pipeline.training.options import OPTIONS
 from tire_pipeline.training.recipes import RECIPES
 
 
@@ -140,3 +142,9 @@ def test_an_image_size_is_one_number_or_height_and_width(text: str, size: tuple[
 def test_what_is_no_image_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="but looks like 224, or like 320x256"):
         parse_size(text)
+
+
+def test_every_field_of_a_configuration_has_an_option_and_a_default_that_its_option_allows() -> None:
+    fields = {f.name: f.default for f in dataclasses.fields(TrainingConfig)}
+    assert set(OPTIONS) == fields.keys() - {"model_type", "pretrained"}
+    assert not any(option.problem(name, fields[name]) for name, option in OPTIONS.items())
