@@ -63,6 +63,7 @@ def test_a_network_with_several_heads_learns_exports_and_is_measured_by_label(tm
     made = export(
         fitted.model,
         *(images_NHWC, labels_N, examples.val),
+        train=examples.train,
         classes=CLASSES,
         positive_class=None,
         config=CONFIG,
