@@ -235,7 +235,7 @@ def test_a_task_marked_failed_ends_its_training_even_one_that_ignores_sigterm(ai
 
 
 def test_a_cleared_task_trains_anew_and_only_once_at_a_time(airflow: Airflow) -> None:
-    run_id = airflow.trigger("retried", seconds=25, deaf=True)
+    run_id = airflow.trigger("retried", seconds=60, deaf=True)
     name = airflow.container(run_id)
     answer = airflow.live.orchestrator._request(
         "POST",
@@ -249,7 +249,7 @@ def test_a_cleared_task_trains_anew_and_only_once_at_a_time(airflow: Airflow) ->
         },
     )
     assert answer.is_success, answer.text
-    wait_for(lambda: airflow.starts(name) == 2, timeout_s=120, what="a second training")
+    wait_for(lambda: airflow.starts(name) == 2, timeout_s=300, what="a second training")
     assert airflow.ended("retried", run_id)["state"] == "success"
     none_left(run_id)
 

@@ -18,7 +18,7 @@ from tire_pipeline.stack.records import HOST
 from tire_pipeline.wiring import Services, services
 
 REPOSITORY = Path(__file__).parents[2]
-UP_S = 600
+UP_S = 900
 
 
 @dataclass(frozen=True)
@@ -122,5 +122,7 @@ def _addresses(environment: Mapping[str, str]) -> dict[str, str]:
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=UP_S + 60, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise ServiceUnavailable(f"`{' '.join(command[:2])} …` did not end within {late.timeout:.0f} s.") from None
     except FileNotFoundError:
         raise InputError("There is no `docker` on this host. `tire demo` without --compose needs none.") from None
