@@ -94,7 +94,7 @@ def compare_servers(
     """A row for each server, ours first, in an empty folder `work`. The peers are left out, and `say` is told, where
     there is no `peers_python`. Raises TireError where a server does not come up or answers nothing.
     """
-    write_pictures(work / "pictures", num_images=1 if bundle else 40)
+    write_pictures(work / "pictures", num_images=20 if bundle else 40)
     served = Bundle.load(bundle) if bundle else default_bundle(work / "bundle", work / "pictures")
     cores = split_cores(os.sched_getaffinity(0))
     contenders = _contenders(served, work, Plan("", "", "", seconds, connections), peers_python, len(cores.server), say)
