@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import WeightsRef
 from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates, parse_size
+from tire_pipeline.training.config_file import read_table
 from tire_pipeline.training.recipes import RECIPES
 
 
@@ -140,3 +142,8 @@ def test_an_image_size_is_one_number_or_height_and_width(text: str, size: tuple[
 def test_what_is_no_image_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="but looks like 224, or like 320x256"):
         parse_size(text)
+
+
+@pytest.mark.parametrize("path", sorted(Path("docs/recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_in_the_documentation_is_a_configuration(path: Path) -> None:
+    TrainingConfig.of(**read_table(path))
