@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tire_pipeline import steps
-from tire_pipeline.cli.fields import size_fields, with_fields
+from tire_pipeline.cli.fields import with_fields
 from tire_pipeline.cli.output import Json, progress, result, tell
 from tire_pipeline.errors import InputError, TireError
 from tire_pipeline.refs import CrossValidationRef, EvaluationRef, SnapshotRef, TrainedRef
@@ -85,32 +85,33 @@ def sagemaker_train() -> None:
     result(outcome, as_json=True)
 
 
+@with_fields
 def evaluate(
     run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)] = "",
+    *,
     metric: Annotated[str, typer.Option(help="The metric that decides.")] = "balanced_accuracy",
     threshold: Annotated[float, typer.Option(help="What the metric must reach.")] = 0.75,
     cv: Annotated[str, typer.Option(help="Instead of a run: kfold, or logo, which leaves out a group at a time.")] = "",
     dataset_version: Annotated[str, typer.Option(help="With --cv: the dataset version.")] = "",
-    model_type: Annotated[str, typer.Option(help="With --cv: the candidate.")] = "cnn",
+    model_type: Annotated[str, typer.Option(help="With --cv: the candidate (cnn unless the file says).")] = "",
     folds: Annotated[int, typer.Option(help="With --cv kfold: how many.")] = 5,
-    epochs: Annotated[int | None, typer.Option(help="With --cv: passes over the training images.")] = None,
-    image_size: Annotated[str, typer.Option(help="With --cv: in pixels, 224 or 320x256 (height x width).")] = "",
-    weights: Annotated[str | None, typer.Option(help="With --cv: to start from, as of `tire train`.")] = None,
-    seed: Annotated[int, typer.Option(help="With --cv: of folds, weights and order.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="With --cv: of folds, weights and order.")] = None,
+    config: Annotated[Path | None, typer.Option(help="With --cv: TOML or JSON as of `tire train`.")] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Also under blur, dark, noise, JPEG and a turn.")] = False,
     as_json: Json = False,
+    overrides: dict[str, Any],
 ) -> None:
     """Measure a trained candidate on its locked test split, or a kind of candidate by cross-validation.
 
-    Exit code 1 when it is below the threshold.
+    Exit code 1 when it is below the threshold. The options for training are those of a cross-validation.
 
     Examples: `tire evaluate 4f0c… --threshold 0.8`, `tire evaluate --dataset-version v1 --model-type cnn --cv logo`
     """
     if bool(run) == bool(cv):
         raise InputError("Give the MLflow run id of a training, or --cv kfold|logo with --dataset-version.")
     if cv:
-        overrides = {"epochs": epochs, "weights": weights, **size_fields(image_size)}
-        request = _check(dataset_version, model_type, seed, {**overrides, "metric": metric, "threshold": threshold})
+        flags = {"dataset_version": dataset_version, "model_type": model_type, "seed": seed, **overrides}
+        request = _request({**_filled(config, flags), "metric": metric, "threshold": threshold})
         measured = _cross_validate(request, cv, folds)
         result(measured, as_json=as_json, text=_cross_validated(measured))
         passed, reason = measured.passed, measured.reason
@@ -193,7 +194,7 @@ def _filled(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 def _make_spec(form: dict[str, Any]) -> dict[str, Any]:
     """The spec of a form's one candidate; checked before any image is read."""
-    request = steps.check_request({**form, "candidates": [form.get("model_type", "cnn")]})
+    request = _request(form)
     return steps.training_specs(steps.split(_validated(request), seed=request.seed), request)[0]
 
 
@@ -217,10 +218,9 @@ def _validated(request: RunRequest) -> SnapshotRef:
         return steps.validate(request.version, progress=move)
 
 
-def _check(version: str, model_type: str, seed: int, overrides: dict[str, Any]) -> RunRequest:
-    """The request, checked before any image is read."""
-    given = {k: v for k, v in overrides.items() if v is not None}
-    return steps.check_request({"dataset_version": version, "candidates": [model_type], "seed": seed, **given})
+def _request(form: dict[str, Any]) -> RunRequest:
+    """The request of a form with one candidate."""
+    return steps.check_request({**form, "candidates": [form.get("model_type", "cnn")]})
 
 
 def _read_spec(spec: str) -> dict[str, Any]:

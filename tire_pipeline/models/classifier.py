@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tire_pipeline.imaging import Triple
+from tire_pipeline.models.stages import After, first_part, run_until
+from tire_pipeline.models.views import agree, lay
 
 HIDDEN = 256
 MLP_DROPOUT = 0.2
@@ -31,32 +33,63 @@ class Classifier(nn.Module):
 
     `mean` and `std` say how an image's channels, 0 to 1, are normalised for it. With `fixed_norms` batch norm keeps the
     statistics that it came with while the rest is trained: those of a large set beat those of a few small batches.
+    In evaluation mode an image is laid `views` ways and the answers' mean probabilities are the answer. The backbone's
+    part up to the stage `frozen_until` (see `stages`) never learns.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, *, mean: Triple, std: Triple, fixed_norms: bool = False
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        mean: Triple,
+        std: Triple,
+        fixed_norms: bool = False,
+        views: int = 1,
+        frozen_until: str = "",
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.mean, self.std, self.fixed_norms, self.frozen = mean, std, fixed_norms, False
+        self.mean, self.std, self.fixed_norms, self.views = mean, std, fixed_norms, views
+        self.frozen, self.frozen_until = False, frozen_until
+        self.freeze(False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits_BK: Tensor = self.head(self.features(x_BCHW))
-        return logits_BK
+        views = 1 if self.training else self.views
+        return agree([self.head(self.features(lay(x_BCHW, view))) for view in range(views)])
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """(B, F). Of a frozen backbone they follow from the image alone, in training too."""
+        """(B, F)."""
         features_BF: Tensor = self.backbone(x_BCHW)
         return features_BF
 
+    @property
+    def has_still_part(self) -> bool:
+        return self.frozen or bool(self.frozen_until)
+
+    def still(self, x_BCHW: Tensor) -> Tensor:
+        """What the part that does not learn says of the images; it follows from them alone, in training too."""
+        return self.features(x_BCHW) if self.frozen else run_until(self.backbone, self.frozen_until, x_BCHW)
+
+    def learning(self) -> nn.Module:
+        """The other part: what `still` gives to logits."""
+        return self.head if self.frozen else After(self.backbone, self.frozen_until, self.head)
+
     def freeze(self, frozen: bool = True) -> None:
-        """Whether only the head learns. A frozen backbone stays in evaluation mode: no dropout, no new statistics."""
+        """Whether only the head learns. What is frozen stays in evaluation mode: no dropout, no new statistics."""
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
+        for module in self._first_part():
+            module.requires_grad_(False)
         self.train(self.training)
+
+    def _first_part(self) -> list[nn.Module]:
+        return first_part(self.backbone, self.frozen_until) if self.frozen_until else []
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)
+        for module in self._first_part():
+            module.eval()
         if self.frozen:
             self.backbone.eval()
         elif self.fixed_norms:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.models.classifier import Parts, take_apart
+from tire_pipeline.models.plain import MeanAndMax
 
 # Our name to torchvision's. The ResNeXts are the ones with 32 groups: 32x4d and 32x8d.
 TORCHVISION = {
@@ -21,6 +24,7 @@ TORCHVISION = {
     **{name: name for name in (f"convnext_{size}" for size in ("tiny", "small", "base", "large"))},
 }
 TIMM = "timm:"
+_POOLINGS: dict[str, dict[str, str]] = {"mean": {}, "mean_max": {"global_pool": "catavgmax"}}  # timm's words
 
 
 def torchvision(name: str, num_classes: int) -> Parts:
@@ -29,8 +33,27 @@ def torchvision(name: str, num_classes: int) -> Parts:
     return take_apart(models.get_model(TORCHVISION[name], weights=None, num_classes=num_classes))
 
 
-def timm(name: str, num_classes: int, *, size: tuple[int, int], arguments: Mapping[str, Any]) -> Parts:
-    """`name` is timm's own, with or without a tag; `arguments` go to its constructor.
+def pool_both(parts: Parts, *, name: str) -> Parts:
+    """A network of torchvision with the largest activation of each channel beside the mean one.
+
+    Raises InputError where its last layer does not take what its average pool gives.
+    """
+    network, num_features = parts.backbone, 2 * parts.linear.in_features
+    network.avgpool, fits = MeanAndMax(), False
+    with contextlib.suppress(RuntimeError):
+        fits = _num_features(network, (64, 64)) == num_features
+    if not fits:
+        raise InputError(
+            f"pooling mean_max needs a network that ends with an average pool and one layer, not {name}. Leave "
+            "pooling at mean, or take a resnet, resnext or efficientnet."
+        )
+    return replace(parts, linear=nn.Linear(num_features, parts.linear.out_features))
+
+
+def timm(
+    name: str, num_classes: int, *, size: tuple[int, int], arguments: Mapping[str, Any], pooling: str = "mean"
+) -> Parts:
+    """`name` is timm's own, with or without a tag; `arguments` go to its constructor; `pooling` as of `models.build`.
 
     Networks that are built for one size (transformers) are built for `size` (height, width). Raises InputError for a
     name that timm does not know, with those that are close, or arguments and sizes that the network refuses.
@@ -39,15 +62,16 @@ def timm(name: str, num_classes: int, *, size: tuple[int, int], arguments: Mappi
 
     check_timm(name)
     config = timm.get_pretrained_cfg(name.split(".")[0])
+    given = {**_POOLINGS[pooling], **arguments}
     is_native = config is None or not config.fixed_input_size or config.input_size[1:] == size
     built_for: dict[str, Any] = {} if is_native else {"img_size": size}  # not every network has the argument
     try:
-        network = timm.create_model(name, num_classes=0, **built_for, **arguments)
+        network = timm.create_model(name, num_classes=0, **built_for, **given)
         num_features = _num_features(network, size)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"timm's {name} does not take images of {size[0]} × {size[1]} pixels"
-            f"{f', or not with {dict(arguments)}' if arguments else ''}: {error}. Try another size, such as 224."
+            f"{f', or not with {given}' if given else ''}: {error}. Try another size, such as 224."
         ) from None
     head = config.classifier if config is not None and isinstance(config.classifier, str) else "head"
     return Parts(network, nn.Linear(num_features, num_classes), 0.0, head)

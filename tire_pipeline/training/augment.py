@@ -3,7 +3,8 @@
 
 What a tyre on a belt does before a camera, with no effect on its label: `light` flips both ways, turns by a quarter,
 shifts by up to 8 % with reflected borders, and scales brightness and contrast by up to 20 %. `crop` does all of it but
-the shift: its images are cut (`batches.draw_boxes`). `none` and `base` change nothing. The policies of torchvision
+the shift: its images are cut (`batches.draw_boxes`). `flips` only flips.
+`none` and `base` change nothing. The policies of torchvision
 (`policies`) work on whole batches too; all of them but `custom` flip and turn first.
 """
 
@@ -23,6 +24,7 @@ from tire_pipeline.training.options import UNAUGMENTED
 
 SHIFT_FRACTION = 0.08
 SCALED = ("light", "crop")
+UNCOLOURED = (*UNAUGMENTED, "flips")
 
 
 def draw_moves(
@@ -37,7 +39,7 @@ def draw_moves(
         return None
     moves_N5 = np.zeros((num_images, 5), np.int64)
     moves_N5[:, :3] = (torch.rand(num_images, 3, generator=generator) < 0.5).numpy()
-    if height != width:
+    if height != width or policy == "flips":
         moves_N5[:, 2] = 0
     if policy == "light":
         for column, side in ((3, height), (4, width)):
@@ -91,12 +93,12 @@ def _flip(image_HWC: Pixels, mirrored: int, upended: int, out_HWC: Pixels) -> No
 
 def colour(x_BCHW: Tensor, *, policy: str, generator: torch.Generator) -> Tensor:
     """uint8 images in, float images 0..255 of the same shape out, in other memory."""
-    if policy not in (*UNAUGMENTED, *SCALED):
+    if policy not in (*UNCOLOURED, *SCALED):
         from tire_pipeline.training.policies import augment  # noqa: PLC0415  (two seconds that `light` need not wait)
 
         return augment(x_BCHW, policy=policy, generator=generator).to(torch.float32)
     made_BCHW = x_BCHW.to(torch.float32, copy=True)
-    if policy in UNAUGMENTED:
+    if policy in UNCOLOURED:
         return made_BCHW
     gain, bias = (_uniform(len(x_BCHW), 0.2, generator).to(x_BCHW.device) for _ in range(2))
     return made_BCHW.mul_(1 + gain).add_(64 * bias).clamp_(0, 255)

@@ -57,11 +57,16 @@ class TrainingConfig:
     freeze_epochs: int = 0
     """During which only the head learns, from a rate of its own course; then all does, from `unfreeze_factor` of it."""
     unfreeze_factor: float = 0.1
+    frozen_until: str | None = None
+    """The stage of the network, by its name there, up to which nothing ever learns: edges and textures of large sets
+    serve small ones as they are. What it gives is kept where augmentation leaves an image but a few views."""
     device: str = "auto"
     precision: str = "auto"
     channels_last: bool = True
     compile: bool = False
 
+    pooling: str = "mean"
+    """`mean`: the network's own. `mean_max`: the largest activation of each channel beside its mean."""
     head: str = "linear"
     dropout: float | None = None
     """Of the head; None is the network's own."""
@@ -71,6 +76,9 @@ class TrainingConfig:
     """What `weights` turned out to be. The training fills it in, so that the configuration says all."""
     fixed_norms: bool = False
     """Whether batch norm keeps the statistics of the pretrained weights."""
+    views: int = 1
+    """In how many ways an image is laid (as it is, mirrored, upended, both) for the mean of the answers, which takes as
+    many times longer."""
     resize: str = "stretch"
     """`stretch` both sides to the size, or keep the sides' ratio and `crop` what the size leaves out, at the middle."""
     cost_miss: float | None = None
@@ -148,6 +156,8 @@ def _contradictions(c: TrainingConfig) -> list[str]:
         found.append("cost_miss and cost_alarm are given together, or neither is")
     if c.cost_review is not None and c.cost_miss is None:
         found.append("cost_review means nothing without cost_miss and cost_alarm")
+    if c.model_type in FROM_SCRATCH and c.pooling != "mean":
+        found.append(f"pooling is {c.pooling!r}, but {c.model_type} pools in a way of its own (leave it at mean)")
     return found
 
 

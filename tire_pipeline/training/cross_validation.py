@@ -12,6 +12,7 @@ from tire_pipeline.datasets.cache import Images
 from tire_pipeline.metrics import Floats, Ints
 from tire_pipeline.splits import Fold
 from tire_pipeline.training.config import TrainingConfig
+from tire_pipeline.training.examples import KeptFeatures
 from tire_pipeline.training.loop import Examples, fit, predict_logits
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,11 @@ def cross_validate(
     """
     num_classes = int(labels_N.max()) + 1
     p_NK = np.zeros((len(labels_N), num_classes))
+    kept = KeptFeatures()  # what does not learn is the same in every fold
     for number, fold in enumerate(folds, start=1):
-        examples = Examples(images_NHWC, labels_N, fold.train, fold.val, num_classes, membership_KV=membership_KV)
+        examples = Examples(
+            images_NHWC, labels_N, fold.train, fold.val, num_classes, membership_KV=membership_KV, kept=kept
+        )
         fitted = fit(examples, config, weights=weights, on_epoch=lambda *_: None)
         p_NK[fold.test] = predict_logits(fitted.model, images_NHWC, fold.test).softmax(dim=1).numpy()
         right = (p_NK[fold.test].argmax(axis=1) == labels_N[fold.test]).mean()

@@ -1,21 +1,23 @@
-"""What is trained on, and how a step gets it: images, augmented as they are read, or the features of a backbone that
-stays as it is. Tensor names carry shapes: B batch, C channels, H height, W width, F features, K classes, N images."""
+"""What is trained on, and how a step gets it: images, augmented as they are read, or what the part of a network that
+does not learn says of them. Tensor names carry shapes: B batch, C channels, H height, W width, F features, K classes,
+N images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.metrics import Ints
-from tire_pipeline.models import Classifier
+from tire_pipeline.models import FLIPS, Classifier, agree, lay
 from tire_pipeline.training.augment import colour, draw_moves, normalise_
 from tire_pipeline.training.batches import draw_boxes, load, seed_of
 from tire_pipeline.training.config import TrainingConfig
@@ -23,6 +25,7 @@ from tire_pipeline.training.options import UNAUGMENTED
 
 CPU = torch.device("cpu")
 MEASURED_AT_ONCE = 64
+KEPT_MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Examples:
     """Images uint8 (N, H, W, 3) with class indices (N,), and the rows that are trained on and validated with.
 
     `paths` (N,) name the images to people, where they have names. `membership_KV` says what the classes combine, where
-    they combine the values of several labels.
+    they combine the values of several labels. `kept` may be shared by trainings that start from the same weights.
     """
 
     images_NHWC: Images
@@ -40,6 +43,7 @@ class Examples:
     num_classes: int
     paths: Sequence[str] = ()
     membership_KV: Sequence[Sequence[bool]] | None = None
+    kept: KeptFeatures = field(default_factory=lambda: KeptFeatures())
 
     def names(self, rows: Ints) -> str:
         return ", ".join(str(self.paths[row]) if len(self.paths) else f"row {row}" for row in rows)
@@ -94,23 +98,49 @@ class FromImages:
         return predict_logits(model, self.examples.images_NHWC, rows, self.device)
 
 
+class KeptFeatures:
+    """What the part of a network that does not learn says of images, computed once for each image and view."""
+
+    def __init__(self) -> None:
+        self._by_view: dict[tuple[bool, int], tuple[Tensor, npt.NDArray[np.bool_]]] = {}
+
+    def of(self, model: Classifier, view: int, rows: Ints, *, images_NHWC: Images, device: torch.device) -> Tensor:
+        """(N, …) of all images, right at `rows` at least; those that are not known yet are computed."""
+        key = (model.frozen, view)
+        num_images = len(images_NHWC)
+        kept, known_N = self._by_view.get(key, (torch.empty(0), np.zeros(num_images, bool)))
+        lacking = rows[~known_N[rows]]
+        if len(lacking):
+            measured = _measure(model, lambda x_BCHW: model.still(lay(x_BCHW, view)), images_NHWC, lacking, device)
+            if not kept.numel():
+                kept = measured.new_empty(num_images, *measured.shape[1:])
+            kept[torch.from_numpy(lacking)], known_N[lacking] = measured, True
+            self._by_view[key] = kept, known_N
+        return kept
+
+
 class FromFeatures:
-    """Features of a frozen backbone, computed once: an epoch of the head then takes no time to speak of."""
+    """What the still part of the network says, kept: of a frozen backbone an epoch then takes no time to speak of.
+
+    Where training images are flipped, each is kept in all views, and a step sees it in one by chance.
+    """
 
     def __init__(self, examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> None:
         self.examples, self.config, self.device = examples, config, device
-        rows = np.concatenate([examples.train, examples.val])
-        features_NF = _measure(model, model.features, examples.images_NHWC, rows, device)
-        self.at_N = np.zeros(int(rows.max()) + 1, np.int64)
-        self.at_N[rows] = np.arange(len(rows))
-        self.features_NF = features_NF
+        self.training_views = _training_views(config)
+        train, both = examples.train, np.concatenate([examples.train, examples.val])
+        of = partial(examples.kept.of, model, images_NHWC=examples.images_NHWC, device=device)
+        self.kept = [
+            of(view, both if view < config.views else train) for view in range(max(self.training_views, config.views))
+        ]
 
     def part(self, model: Classifier) -> nn.Module:
-        return model.head
+        return model.learning()
 
     def batches(self, epoch: int, *, done: int) -> Iterator[tuple[Ints, Tensor]]:
-        parts, _ = _shuffled(self.examples.train, self.config, epoch)
-        return ((rows, self._features(rows)) for rows in parts[done:])
+        parts, generator = _shuffled(self.examples.train, self.config, epoch)
+        views = [torch.randint(self.training_views, (len(rows),), generator=generator).tolist() for rows in parts]
+        return ((rows, self._in_views(rows, laid)) for rows, laid in zip(parts[done:], views[done:], strict=True))
 
     def inputs(self, read: Tensor, dice: torch.Generator) -> Tensor:
         return read.to(self.device)
@@ -118,18 +148,32 @@ class FromFeatures:
     @torch.inference_mode()
     def logits(self, model: Classifier, rows: Ints) -> Tensor:
         model.eval()
-        logits: Tensor = model.head(self._features(rows).to(self.device))
-        return logits.float().cpu()
+        learning = model.learning()
+        parts = [torch.from_numpy(part) for part in split_batches(rows, MEASURED_AT_ONCE)]
+        views = self.kept[: model.views]
+        answers = [agree([learning(kept[part].to(self.device)) for kept in views]) for part in parts]
+        return torch.cat(answers).float().cpu()
 
-    def _features(self, rows: Ints) -> Tensor:
-        return self.features_NF[torch.from_numpy(self.at_N[rows])]
+    def _in_views(self, rows: Ints, views: Sequence[int]) -> Tensor:
+        return torch.stack([self.kept[view][row] for view, row in zip(views, rows.tolist(), strict=True)])
 
 
 def make_source(examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> Source:
-    """Features where they are the same in every epoch; otherwise images."""
-    if model.frozen and config.augmentation in UNAUGMENTED and config.mixing == "none":
+    """What the still part says, where it says but little in all epochs; otherwise images."""
+    few_views = config.augmentation in (*UNAUGMENTED, "flips") and config.mixing == "none"
+    if model.has_still_part and few_views and _kept_bytes(examples, config, model, device) <= KEPT_MAX_BYTES:
         return FromFeatures(examples, config, model, device)
     return FromImages(examples, config, model, device)
+
+
+def _training_views(config: TrainingConfig) -> int:
+    return FLIPS if config.augmentation == "flips" else 1
+
+
+def _kept_bytes(examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> int:
+    """What `FromFeatures` would hold in memory: four bytes a number."""
+    one = _measure(model, model.still, examples.images_NHWC, examples.train[:1], device)
+    return 4 * one.numel() * len(examples.images_NHWC) * max(_training_views(config), config.views)
 
 
 def predict_logits(model: Classifier, images_NHWC: Images, rows: Ints, device: torch.device = CPU) -> Tensor:

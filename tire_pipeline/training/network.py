@@ -51,8 +51,11 @@ def _build(
         num_classes=num_classes,
         seed=config.seed,
         size=(config.image_height, config.image_width),
+        pooling=config.pooling,
         head=Head(config.head, config.dropout),
         pretrained=pretrained,
         fixed_norms=config.fixed_norms,
+        views=config.views,
+        frozen_until=config.frozen_until or "",
         membership_KV=membership_KV,
     )

@@ -17,9 +17,10 @@ MIXINGS = ("none", "mixup", "cutmix", "both")
 MONITORS = ("log_loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "brier", "ece")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUGMENTATIONS = ("none", "base", "light", "crop", "custom", "auto", "trivial", "randaug")
+AUGMENTATIONS = ("none", "base", "flips", "light", "crop", "custom", "auto", "trivial", "randaug")
 UNAUGMENTED = ("none", "base")  # two names for one thing: images are resized and normalised in any case
 HEADS = ("linear", "mlp")
+POOLINGS = ("mean", "mean_max")
 RESIZES = ("stretch", "crop")
 
 TRAINING, NETWORK, MACHINE, GATE = "Training", "Network and images", "Machine", "Costs and gate"
@@ -92,10 +93,13 @@ OPTIONS: dict[str, Option] = {
     "patience": _whole(TRAINING, 0, 10_000, "Epochs without a better one after which training stops; 0 never does."),
     "freeze_epochs": _whole(TRAINING, 0, 10_000, "During which only the head learns."),
     "unfreeze_factor": _number(TRAINING, 1e-4, 1, "What the rate is multiplied with once everything learns."),
+    "frozen_until": Option(str, TRAINING, "The stage up to which nothing learns: blocks.4, layer3.", optional=True),
     "weights": Option(str, NETWORK, "To start from: none, imagenet, or the name of a file in TIRE_WEIGHTS."),
+    "pooling": _choice(NETWORK, POOLINGS, "Of the last activations: the mean, or the largest too, for small defects."),
     "head": _choice(NETWORK, HEADS, "What turns features into classes."),
     "dropout": _number(NETWORK, 0, 0.9, "Of the head; by default the network's own.", optional=True),
     "fixed_norms": Option(bool, NETWORK, "Batch norm keeps the statistics of the weights."),
+    "views": _whole(NETWORK, 1, 4, "Of an image (as it is, mirrored, upended, both) whose answers are averaged."),
     "augmentation": _choice(NETWORK, AUGMENTATIONS, "How training images are varied."),
     "image_height": _whole(NETWORK, 32, 2048, "In pixels."),
     "image_width": _whole(NETWORK, 32, 2048, "In pixels."),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import WeightsRef
 from tire_pipeline.training.config import TrainingConfig, merge_form, parse_candidates, parse_size
+from tire_pipeline.training.config_file import read_table
 from tire_pipeline.training.options import OPTIONS
 from tire_pipeline.training.recipes import RECIPES
 
@@ -148,3 +150,8 @@ def test_every_field_of_a_configuration_has_an_option_and_a_default_that_its_opt
     fields = {f.name: f.default for f in dataclasses.fields(TrainingConfig)}
     assert set(OPTIONS) == fields.keys() - {"model_type", "pretrained"}
     assert not any(option.problem(name, fields[name]) for name, option in OPTIONS.items())
+
+
+@pytest.mark.parametrize("path", sorted(Path("docs/recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_in_the_documentation_is_a_configuration(path: Path) -> None:
+    TrainingConfig.of(**read_table(path))
