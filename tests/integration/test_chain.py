@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
+from safetensors.torch import save_file
+from torchvision import models
 
 from tire_pipeline import steps
 from tire_pipeline.datasets.labels import Columns
 from tire_pipeline.errors import DataRefused, GateRefused, InputError
-from tire_pipeline.refs import EvaluationRef
+from tire_pipeline.refs import EvaluationRef, digest_of_file
+from tire_pipeline.registry.lifecycle import bundle_prefix
+from tire_pipeline.steps.live import stored_bundle
 from tire_pipeline.wiring import Services
 
 FORM = {"candidates": ["cnn"], "epochs": 6, "image_height": 32, "image_width": 32, "batch_size": 16}
@@ -46,11 +52,11 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
 ) -> None:
     steps.push(draw(tmp_path / "a"), version="v1", services=live)
     evaluations = run(live, "v1", epochs=1)
-    models = steps.register(evaluations, run_key="r1", services=live) if evaluations[0].passed else []
+    registered = steps.register(evaluations, run_key="r1", services=live) if evaluations[0].passed else []
     better = run(live, "v1")
-    models += steps.register(better, run_key="r2", services=live)
+    registered += steps.register(better, run_key="r2", services=live)
     staged = steps.stage("balanced_accuracy", run_key="r2", services=live)
-    assert staged.version == models[-1].version
+    assert staged.version == registered[-1].version
     made = steps.produce("balanced_accuracy", threshold=0.75, run_key="r2", services=live)
     assert made.promoted
     assert steps.production_info(services=live)["version"] == staged.version
@@ -129,8 +135,8 @@ def test_the_next_version_is_reported_against_the_data_and_by_the_model_in_produ
     live: Services, tmp_path: Path
 ) -> None:
     steps.push(draw(tmp_path / "a"), version="v1", services=live)
-    models = steps.register(run(live, "v1"), run_key="r1", services=live)
-    steps.stage("balanced_accuracy", snapshot_digest=models[0].snapshot_digest, run_key="r1", services=live)
+    registered = steps.register(run(live, "v1"), run_key="r1", services=live)
+    steps.stage("balanced_accuracy", snapshot_digest=registered[0].snapshot_digest, run_key="r1", services=live)
     assert steps.produce("balanced_accuracy", threshold=0.75, run_key="r1", services=live).promoted
     folder = draw(tmp_path / "b", seed=5, per_class=40)
     swapped = [f"good/{i:03d}.png" for i in (3, 14, 15)]
@@ -144,7 +150,7 @@ def test_the_next_version_is_reported_against_the_data_and_by_the_model_in_produ
     snapshot = steps.validate("v2", services=live)
     record = live.objects.get_json(f"snapshots/{snapshot.digest}/report.json")
     assert record["reference"] == "v1"
-    assert record["doubter"].startswith(f"the model in production (version {models[0].version}), balanced accuracy")
+    assert record["doubter"].startswith(f"the model in production (version {registered[0].version}), balanced accuracy")
     assert set(swapped) <= {s["path"] for s in record["suspects"]}
     shifted = [s["column"] for s in record["shifts"] if s["notable"]]
     assert "brightness" in shifted
@@ -178,3 +184,26 @@ def test_several_label_columns_make_one_model_with_figures_for_each_label(live: 
     assert figures == [evaluation.metrics[n] for n in ("accuracy", "condition/recall", "light/balanced_accuracy")]
     assert evaluation.metrics["accuracy"] <= evaluation.metrics["condition/accuracy"]
     assert evaluation.metrics["condition/accuracy"] >= 0.8
+
+
+@pytest.mark.timeout(300)
+def test_weights_in_s3_are_pinned_and_logged_and_their_normalisation_is_the_bundles(
+    live: Services, tmp_path: Path
+) -> None:
+    save_file(models.resnet18().state_dict(), tmp_path / "r18.safetensors")
+    sha256 = digest_of_file(tmp_path / "r18.safetensors")
+    entry = {"file": "r18.safetensors", "sha256": sha256, "architecture": "resnet18", "licence": "mit"}
+    live.objects.put_file("weights/r18.safetensors", tmp_path / "r18.safetensors")
+    live.objects.put_json("weights/weights.json", {"files": [{**entry, "mean": [0.5] * 3, "std": [0.5] * 3}]})
+    settings = live.settings.model_copy(update={"weights": f"s3://{live.settings.bucket}/weights"})
+    with closing(Services(settings)) as s:
+        steps.push(draw(tmp_path / "a", per_class=24), version="v1", services=s)
+        first, again = (
+            run(s, "v1", candidates=["resnet18"], weights="imagenet", epochs=1)[0].trained for _ in range(2)
+        )
+        assert again.cached and again.bundle_digest == first.bundle_digest
+        with stored_bundle(s, bundle_prefix(first.key)) as bundle:
+            assert (bundle.preprocessing.mean, bundle.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+    assert sha256 in client.get_run(first.run_id).data.params["pretrained"]
+    assert "augmentation.png" in {a.path for a in client.list_artifacts(first.run_id)}

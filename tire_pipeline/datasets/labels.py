@@ -99,7 +99,7 @@ def _label_columns(names: Columns, found: Sequence[str]) -> dict[str, str]:
     """The label that each column has, by column: empty for the one column of plain classes."""
     prefixed = {c: c.removeprefix(LABEL_PREFIX) for c in found if c.startswith(LABEL_PREFIX)}
     if names.label == Columns.label and names.label not in found and prefixed:
-        return prefixed
+        return prefixed if len(prefixed) > 1 else dict.fromkeys(prefixed, "")
     columns = [c.strip() for c in names.label.split(",")]
     return dict.fromkeys(columns, "") if len(columns) == 1 else {c: c.removeprefix(LABEL_PREFIX) for c in columns}
 

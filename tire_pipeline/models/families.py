@@ -39,7 +39,8 @@ def timm(name: str, num_classes: int, *, size: tuple[int, int], arguments: Mappi
 
     check_timm(name)
     config = timm.get_pretrained_cfg(name.split(".")[0])
-    built_for: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    is_native = config is None or not config.fixed_input_size or config.input_size[1:] == size
+    built_for: dict[str, Any] = {} if is_native else {"img_size": size}  # not every network has the argument
     try:
         network = timm.create_model(name, num_classes=0, **built_for, **arguments)
         num_features = _num_features(network, size)

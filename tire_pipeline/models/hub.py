@@ -36,7 +36,7 @@ def download(model_type: str, folder: Path) -> WeightsRef:
             f"The weights of {model_type} could not be downloaded ({type(error).__name__}: {str(error)[:160]}). Put "
             "them into a folder or S3 prefix that TIRE_WEIGHTS names; where a hub may be asked, set HF_HUB_OFFLINE=0."
         ) from None
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, part)
+    save_file({k: v.contiguous().clone() for k, v in network.state_dict().items()}, part)  # some share memory
     sha256 = digest_of_file(part)
     part.replace(folder / f"{sha256}.safetensors")
     ref = WeightsRef(f"{model_type}.safetensors", sha256, model_type, licence, mean, std)

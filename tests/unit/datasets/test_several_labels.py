@@ -18,6 +18,7 @@ def test_several_columns_make_one_class() -> None:
 def test_columns_that_say_that_they_are_labels_need_no_option() -> None:
     text = "path,label:condition,label:view\n1.jpg,bad,side\n"
     assert from_csv(text) == {"1.jpg": Labelled("condition=bad;view=side")}
+    assert from_csv("path,label:view\n1.jpg,side\n") == {"1.jpg": Labelled("side")}
     assert from_csv("path,label,label:view\n1.jpg,bad,side\n") == {"1.jpg": Labelled("bad")}
 
 
