@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import subprocess
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,14 +81,23 @@ def test_a_signal_within_a_step_is_obeyed_with_a_checkpoint_that_goes_on_to_the_
     assert same(lives.train(tmp_path / "c", config), lives.train(tmp_path / "whole", config))
 
 
+def slowness() -> float:
+    """How many seconds pass on this machine while a process that always wants the CPU gets it for one; 1 if alone."""
+    wall, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.2:
+        pass
+    return max(1.0, (time.monotonic() - wall) / 0.2)
+
+
 @pytest.mark.parametrize("model_type", ["cnn", "tiny_vgg", "resnet18"])
 def test_the_default_candidates_end_within_three_seconds_of_a_signal(
     lives: Mortals, model_type: str, tmp_path: Path
 ) -> None:
     config = {**TrainingConfig.of(model_type).as_dict(), "threads": 1, "epochs": 1000}
+    before = slowness()
     done = lives.train(tmp_path / "c", config, num_images=136, die_after_s=2.0, signal=signal.SIGTERM, every_steps=0)
     assert done["status"] == 130
-    assert done["seconds"] < 3
+    assert done["seconds"] < 3 * max(before, slowness())
     assert not damage(max((tmp_path / "c").glob("epoch-*")))
 
 
