@@ -6,7 +6,7 @@ The index is one row an image, sorted by path:
     captured_at (YYYY-MM-DDTHH:MM:SS or empty), brightness (0..255), contrast, sharpness, saturation (0..255),
     phash (16 hex digits), error (why the image is quarantined, else empty)
 
-Beside it lie the fingerprints of its rows (see `fingerprints`): a kilobyte an image, which few need.
+Beside it lie the fingerprints of its rows (see `fingerprints`): 2.3 kB an image, which few need.
 
 It is made in three moves: the version's listing is cut into shards, each shard is scanned into a part, and the parts
 are joined with the labels, a part at a time. The first two are in `parts`, and may be spread over workers.
