@@ -153,7 +153,8 @@ def _work_in_processes(study: str, parallel: int, seed: int) -> None:
 
     threads = str(max(1, (os.cpu_count() or 1) // parallel))
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "tire_pipeline", "tune", "--join", study, "--seed"]
+    verbose = ["--verbose"] if log.isEnabledFor(logging.INFO) else []
+    command = [sys.executable, "-m", "tire_pipeline", *verbose, "tune", "--join", study, "--seed"]
     with stop_requests() as stop:
         processes = [subprocess.Popen([*command, str(seed + n)], env=environment) for n in range(parallel)]
         try:
