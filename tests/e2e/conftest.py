@@ -98,7 +98,7 @@ def wait_for(found: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
     raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
 
 
-def draw(folder: Path, *, seed: int = 0, per_class: int = 60, classes: tuple[str, ...] = ("good", "defective")) -> Path:
+def draw(folder: Path, *, seed: int = 0, per_class: int = 80, classes: tuple[str, ...] = ("good", "defective")) -> Path:
     """Noisy grey pictures of 96 pixels; a `defective` one has a dark bar somewhere."""
     rng = np.random.default_rng(seed)
     for label in classes:
