@@ -62,7 +62,7 @@ def job_name(deployment: str, dag_id: str, run_id: str, spec: Mapping[str, Any])
 
 def trainer_arguments(spec: str, result_file: str) -> list[str]:
     """What the trainer is called with; `spec` is a file or the JSON itself."""
-    return ["--verbose", "train", "--resume", "--spec", spec, "--result", result_file, "--json"]
+    return ["--verbose", "train", "--spec", spec, "--result", result_file, "--json"]
 
 
 def service_addresses(settings: Settings) -> dict[str, str]:
