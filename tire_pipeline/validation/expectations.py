@@ -6,7 +6,7 @@ results is counted, and frames that must fail (canaries) are judged before the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -57,20 +57,20 @@ def judge(index: pd.DataFrame, limits: Limits, signals: Signals | None = None) -
     for name, canary in suites.canaries(kinds).items():
         if not any(v.refuses for v in _judge(canary, canary_limits, Signals(), kinds)):
             raise TireError(f"The validation suite let the {name} canary pass; none of its verdicts can be believed.")
-    return list(_judge(index, limits, signals or Signals(), kinds))
+    return _judge(index, limits, signals or Signals(), kinds)
 
 
-def _judge(index: pd.DataFrame, limits: Limits, signals: Signals, kinds: tuple[str, ...]) -> Iterator[Verdict]:
-    """Suite by suite: of a canary no more is judged than it takes to refuse it."""
+def _judge(index: pd.DataFrame, limits: Limits, signals: Signals, kinds: tuple[str, ...]) -> list[Verdict]:
     labelled = _labelled(index)
     summary = signals.as_row(len(labelled)) | {
         "bad_share": float((index["error"] != "").mean()) if len(index) else 1.0,
         "ungrouped_share": float((~group_given(labelled)).mean()) if "grouped" in kinds else 0.0,
     }
-    judged = labelled[[c for c in suites.INDEX_COLUMNS if c in labelled]]  # what is copied on the way
-    yield from _run(judged, suites.index_suite(limits), naming="path")
-    yield from _run(suites.class_rows(labelled), suites.class_suite(limits, kinds), naming="label")
-    yield from _run(pd.DataFrame([summary]), suites.summary_suite(limits, kinds))
+    return [
+        *_run(labelled, suites.index_suite(limits), naming="path"),
+        *_run(suites.class_rows(labelled), suites.class_suite(limits, kinds), naming="label"),
+        *_run(pd.DataFrame([summary]), suites.summary_suite(limits, kinds)),
+    ]
 
 
 def _labelled(index: pd.DataFrame) -> pd.DataFrame:
