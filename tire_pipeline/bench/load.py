@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LOST = 0  # the code of a request whose connection ended without an answer
+UNSENT = -1  # the code of one that was due while every connection was taken
 SETTLED_S = 0.25
 BOUNDARY = "tire-bench-boundary"
 
@@ -25,7 +26,7 @@ BOUNDARY = "tire-bench-boundary"
 @dataclass(frozen=True)
 class Plan:
     """What is asked: `body` is a file's name. A `rate` above 0, in requests a second, makes the load open, over at most
-    `connections` connections; a request that finds all of them taken is lost.
+    `connections` connections; a request that finds all of them taken is not sent.
     """
 
     path: str
@@ -157,7 +158,7 @@ async def open_load(
         if (early := due - time.perf_counter()) > 0:
             await asyncio.sleep(early)
         if not idle:
-            answers.append(Answer(due - started, 0.0, LOST))
+            answers.append(Answer(due - started, 0.0, UNSENT))
             await asyncio.sleep(0)
             continue
         task = asyncio.create_task(one(due, idle.pop()))
