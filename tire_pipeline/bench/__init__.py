@@ -5,4 +5,5 @@ pictures  the photographs that are loaded
 designs   our loader and the two that need no environment of their own, a child process a measurement
 peers     the others, a script that runs in .venv-bench and imports nothing of ours
 loader    prepares, runs the rounds, gathers the rows
+training  the same for trainings                loops  ours and the others, a child process a training
 """
