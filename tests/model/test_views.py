@@ -99,7 +99,7 @@ def test_all_folds_share_what_a_frozen_backbone_says(monkeypatch: pytest.MonkeyP
     measured, real = [], Classifier.features
 
     def count(model: Classifier, x_BCHW: torch.Tensor) -> torch.Tensor:
-        if model.frozen:
+        if model.frozen and len(x_BCHW) > 1:  # one alone is looked at for the size of what it gives
             measured.append(len(x_BCHW))
         return real(model, x_BCHW)
 
@@ -115,7 +115,7 @@ def _frozen() -> Classifier:
     return model
 
 
-@pytest.mark.parametrize("model_type", ["resnet18", "efficientnet_b0", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize("model_type", ["resnet18", "efficientnet_b0", "timm:mobilenetv2_050"])
 def test_the_largest_activation_stands_beside_the_mean_one(model_type: str) -> None:
     x_BCHW = torch.rand(2, 3, 64, 64)
     both = build(model_type, num_classes=3, seed=0, pooling="mean_max").eval()

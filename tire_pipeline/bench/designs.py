@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -73,15 +74,7 @@ def warm_light(work: Path, height: int, width: int) -> Run:
 
 def naive(work: Path, height: int, width: int) -> Run:
     """The bucket listed, then get_object, PIL and a float transform for each image, one after the other."""
-    settings, transform = load_settings(), _transform(height, width)
-    secret, key_id = settings.s3_secret_access_key, settings.s3_access_key_id
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=key_id.get_secret_value() if key_id else None,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-    )
+    settings, transform, client = load_settings(), _transform(height, width), s3_client()
     client.head_bucket(Bucket=settings.bucket)
     clock, images = Clock(), 0
     keys = [
@@ -136,6 +129,19 @@ DESIGNS: dict[str, Callable[[Path, int, int], Run]] = {
     "limit: decode": decode_alone,
     "limit: memcpy": memcpy_alone,
 }
+
+
+def s3_client() -> Any:
+    """boto3's, as the settings say."""
+    settings = load_settings()
+    secret, key_id = settings.s3_secret_access_key, settings.s3_access_key_id
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint_url,
+        region_name=settings.s3_region,
+        aws_access_key_id=key_id.get_secret_value() if key_id else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+    )
 
 
 def _warm(work: Path, policy: str, height: int, width: int, *, turns: bool = True) -> Run:

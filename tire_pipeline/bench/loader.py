@@ -57,16 +57,16 @@ def compare(
     }
     if PEERS_PYTHON.exists():
         script = [str(PEERS_PYTHON), peers.__file__]
-        _answer([*script, "prepare", str(work / "pictures" / "all"), str(work)], environ)
+        answer_of([*script, "prepare", str(work / "pictures" / "all"), str(work)], environ)
         commands |= {d: [*script, d, str(work), *size] for d in PEERS}
     else:
         say(f"left out: {' and '.join(PEERS)}, for there is no {PEERS_PYTHON.parents[1]} here. `make bench-peers`")
-    _answer(commands["limit: memcpy"], environ)  # fills the cache
+    answer_of(commands["limit: memcpy"], environ)  # fills the cache
     runs: dict[str, list[Run]] = {design: [] for design in DESIGNS + REFERENCES}
     total, done = plan.rounds * len(commands), 0
     for order in rotated(list(commands), plan.rounds):
         for design in order:
-            runs[design].append(Run(**json.loads(_answer(commands[design], environ))))
+            runs[design].append(Run(**json.loads(answer_of(commands[design], environ))))
             progress(done := done + 1, total)
     return rows_of(runs)
 
@@ -85,7 +85,7 @@ def prepare(plan: Plan, store: ObjectStore, work: Path) -> None:
     pack(store, index, name=SNAPSHOT)
 
 
-def _answer(command: list[str], environ: Mapping[str, str]) -> str:
+def answer_of(command: list[str], environ: Mapping[str, str]) -> str:
     """The last line that the command prints."""
     done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, check=False)
     if done.returncode:

@@ -40,6 +40,33 @@ class Row:
     times_naive_normalised: float | None = None
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training: training images seen, and after each epoch the seconds since its start and the validation score."""
+
+    run: Run
+    scores: Sequence[tuple[float, float]]
+
+    def seconds_to(self, score: float) -> float | None:
+        """When the score was reached first, None if it never was."""
+        return next((seconds for seconds, reached in self.scores if reached >= score), None)
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A loop's trainings as one line of the table: medians, and the extremes of the speed. `seconds_to_score` is None
+    where most of them did not reach it."""
+
+    loop: str
+    images_per_s: float
+    images_per_s_min: float
+    images_per_s_max: float
+    runs: int
+    best_score: float
+    seconds_to_score: float | None
+    times_naive: float | None = None
+
+
 class Clock:
     """CPU and wall time since it was made. Children count once they have ended and were waited for."""
 
@@ -47,7 +74,10 @@ class Clock:
         self._cpu_s, self._start_s = _cpu_s(), time.perf_counter()
 
     def run(self, images: int) -> Run:
-        return Run(images, _cpu_s() - self._cpu_s, time.perf_counter() - self._start_s)
+        return Run(images, _cpu_s() - self._cpu_s, self.seconds())
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start_s
 
 
 def rotated(designs: Sequence[str], rounds: int) -> Iterator[list[str]]:
@@ -71,6 +101,31 @@ def rows_of(runs: Mapping[str, Sequence[Run]]) -> list[Row]:
         )
         for row in rows.values()
     ]
+
+
+def training_rows(trainings: Mapping[str, Sequence[Training]], *, score: float) -> list[TrainingRow]:
+    """One row a loop that ran, with how many times faster than `naive` it trains; frozen ones than `naive_frozen`."""
+    rows = {loop: _training_row(loop, found, score) for loop, found in trainings.items() if found}
+
+    def against(row: TrainingRow) -> TrainingRow:
+        naive = rows.get("naive_frozen" if row.loop.endswith("_frozen") else "naive")
+        return replace(row, times_naive=row.images_per_s / naive.images_per_s) if naive else row
+
+    return [against(row) for row in rows.values()]
+
+
+def _training_row(loop: str, trainings: Sequence[Training], score: float) -> TrainingRow:
+    speeds = [t.run.images / t.run.seconds for t in trainings]
+    reached = sorted(seconds for t in trainings if (seconds := t.seconds_to(score)) is not None)
+    return TrainingRow(
+        loop=loop,
+        images_per_s=statistics.median(speeds),
+        images_per_s_min=min(speeds),
+        images_per_s_max=max(speeds),
+        runs=len(trainings),
+        best_score=statistics.median(max(reached for _, reached in t.scores) for t in trainings),
+        seconds_to_score=statistics.median(reached) if 2 * len(reached) > len(trainings) else None,
+    )
 
 
 def as_json(rows: Iterable[Row], *, designs: Sequence[str]) -> dict[str, list[dict[str, object]]]:

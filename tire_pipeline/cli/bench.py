@@ -1,4 +1,4 @@
-"""Commands that measure: bench loader, bench serve."""
+"""Commands that measure: bench loader, bench serve, bench train."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from tire_pipeline.cli.output import Json, progress, result, table, tell
 
 if TYPE_CHECKING:
-    from tire_pipeline.bench.measure import Row
+    from tire_pipeline.bench.measure import Row, TrainingRow
     from tire_pipeline.bench.serve import ServeRow
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the product against what people use instead.")
@@ -109,6 +109,65 @@ def _served(row: ServeRow) -> list[str]:
         f"{row.cpu_ms:,.2f}",
         f"{row.memory_mb:,.0f}",
         str(row.failed),
+    ]
+
+
+@bench.command()
+def train(
+    model_type: Annotated[str, typer.Option(help="The network.")] = "resnet18",
+    num_images: Annotated[int, typer.Option(min=20, help="How many photographs are drawn.")] = 400,
+    side: Annotated[int, typer.Option(min=32, help="Rows and columns of an image.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU, and workers of the loaders.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each loop trains.")] = 3,
+    score: Annotated[float, typer.Option(help="The balanced accuracy whose time is taken.")] = 0.8,
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Your own pictures with a labels.csv.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare loops that train, in one interleaved run: ours, timm's, torchvision's, and the naive one.
+
+    Example: `tire bench train --model-type resnet18 --side 128 --rounds 3`
+    """
+    from tire_pipeline import stack
+    from tire_pipeline.bench.training import Plan, compare
+
+    plan = Plan(
+        model_type=model_type,
+        num_images=num_images,
+        side=side,
+        epochs=epochs,
+        batch_size=batch_size,
+        threads=threads,
+        rounds=rounds,
+        score=score,
+        source=str(folder or ""),
+    )
+    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name, progress("training") as move:
+        home, work = Path(name) / "home", Path(name) / "work"
+        work.mkdir()
+        try:
+            stack.up(home, parts=("s3",), environ={})
+            rows = compare(plan, home=home, work=work, say=tell, progress=move)
+        finally:
+            stack.down(home)
+    if as_json:
+        result({"rows": [asdict(row) for row in rows]}, as_json=True)
+        return
+    columns = ["loop", "images/s", "lowest–highest", "× naive", "best score", f"s to {score:g}"]
+    table("Trainings, medians", columns, [_training_cells(row) for row in rows])
+
+
+def _training_cells(row: TrainingRow) -> list[str]:
+    return [
+        row.loop,
+        f"{row.images_per_s:,.1f}",
+        f"{row.images_per_s_min:,.1f}–{row.images_per_s_max:,.1f}",
+        f"{row.times_naive or 0:,.1f}",
+        f"{row.best_score:.3f}",
+        "never" if row.seconds_to_score is None else f"{row.seconds_to_score:,.1f}",
     ]
 
 

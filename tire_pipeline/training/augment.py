@@ -3,9 +3,8 @@
 
 What a tyre on a belt does before a camera, with no effect on its label: `light` flips both ways, turns by a quarter,
 shifts by up to 8 % with reflected borders, and scales brightness and contrast by up to 20 %. `crop` does all of it but
-the shift: its images are cut (`batches.draw_boxes`). `flips` only flips.
-`none` and `base` change nothing. The policies of torchvision
-(`policies`) work on whole batches too; all of them but `custom` flip and turn first.
+the shift: its images are cut (`batches.draw_boxes`). `flips` only flips. `none` and `base` change nothing. The policies
+of torchvision (`policies`) work on whole batches too; all of them but `custom` flip and turn first.
 """
 
 from __future__ import annotations
