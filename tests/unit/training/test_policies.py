@@ -10,7 +10,7 @@ from PIL import Image
 
 from tire_pipeline.training.augment import UNCOLOURED, colour
 from tire_pipeline.training.config import TrainingConfig
-from tire_pipeline.training.options import AUGMENTATIONS
+from tire_pipeline.training.options import AUGMENTATIONS, UNAUGMENTED
 from tire_pipeline.training.policies import NAMES, augment
 from tire_pipeline.training.sheet import GAP, NUM_DRAWS, NUM_IMAGES, augmented, write_sheet
 
