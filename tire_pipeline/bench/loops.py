@@ -96,9 +96,11 @@ def ours(work: Path, plan: Plan, *, bf16: bool = False, frozen: bool = False) ->
 
 def timm(work: Path, plan: Plan, *, bf16: bool = False) -> Training:
     """train.py's defaults: random resized crop, flip, colour jitter, SGD at 0.1 for 256 images, cosine by updates."""
-    from timm.data import create_dataset, create_loader  # noqa: PLC0415  (seconds that the other loops need not wait)
-    from timm.optim import create_optimizer_v2  # noqa: PLC0415
-    from timm.scheduler import create_scheduler_v2  # noqa: PLC0415
+    # Seconds that the other loops need not wait. timm's packages do not say what they export.
+    from timm.data.dataset_factory import create_dataset  # noqa: PLC0415
+    from timm.data.loader import create_loader  # noqa: PLC0415
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # noqa: PLC0415
+    from timm.scheduler.scheduler_factory import create_scheduler_v2  # noqa: PLC0415
 
     shape, device = (3, plan.side, plan.side), torch.device("cpu")
     model = _network(plan).to(memory_format=torch.channels_last)

@@ -83,15 +83,15 @@ def prepare(plan: Plan, store: ObjectStore, work: Path) -> None:
     groups = sorted(listed["group"].unique())
     validated = set(groups[::VAL_EVERY])
     rows = []
-    for number, row in enumerate(listed.itertuples()):
-        side = "val" if row.group in validated else "train"
-        name = f"{number:06d}{Path(row.path).suffix}"
-        folder = work / "pictures" / side / row.label
+    for number, (path, label, group) in enumerate(listed[["path", "label", "group"]].to_numpy(object).tolist()):
+        side = "val" if group in validated else "train"
+        name = f"{number:06d}{Path(path).suffix}"
+        folder = work / "pictures" / side / label
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / row.path, folder / name)
+        shutil.copyfile(source / path, folder / name)
         data = (folder / name).read_bytes()
         store.put(PREFIX + name, data)
-        rows.append((name, PREFIX + name, row.label, side, hashlib.sha256(data).hexdigest(), len(data)))
+        rows.append((name, PREFIX + name, label, side, hashlib.sha256(data).hexdigest(), len(data)))
     index = pd.DataFrame(rows, columns=["path", "key", "label", "side", "sha256", "bytes"])
     index.to_parquet(work / "index.parquet")
     pack(store, index, name=SNAPSHOT)
