@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,20 +59,21 @@ def _story(stage: Stage, *, num_images: int, seed: int, shuffle_labels: bool, sa
         seconds["stack"] = time.monotonic() - began
         drawing.result()
     seconds["stack_and_sample"] = time.monotonic() - began
-    pushed = time.monotonic()
-    summary = steps.push(folder, version=version, services=live)
-    seconds["push"] = time.monotonic() - pushed
-    uploaded_at = datetime.now(UTC)
-    say(f"pushed {summary.num_images} images as dataset version {version}; Airflow takes it from here")
-    run_id = f"dataset__{version}__{summary.marker}"
-    record = _wait_for_run(live, run_id, say=say)
-    started = datetime.fromisoformat(record["start_date"])
-    seconds["upload_to_run"] = max(0.0, (started - uploaded_at).total_seconds())
-    seconds["run"] = (datetime.fromisoformat(record["end_date"]) - started).total_seconds()
-    evaluations = _evaluations(live, run_id)
-    made = live.orchestrator.xcom(DAG_ID, run_id, "produce")
-    promoted = bool(made and made["promoted"])
-    answers = _ask_server(live, folder, made["model"]["version"]) if promoted else []
+    with closing(live):
+        pushed = time.monotonic()
+        summary = steps.push(folder, version=version, services=live)
+        seconds["push"] = time.monotonic() - pushed
+        uploaded_at = datetime.now(UTC)
+        say(f"pushed {summary.num_images} images as dataset version {version}; Airflow takes it from here")
+        run_id = f"dataset__{version}__{summary.marker}"
+        record = _wait_for_run(live, run_id, say=say)
+        started = datetime.fromisoformat(record["start_date"])
+        seconds["upload_to_run"] = max(0.0, (started - uploaded_at).total_seconds())
+        seconds["run"] = (datetime.fromisoformat(record["end_date"]) - started).total_seconds()
+        evaluations = _evaluations(live, run_id)
+        made = live.orchestrator.xcom(DAG_ID, run_id, "produce")
+        promoted = bool(made and made["promoted"])
+        answers = _ask_server(live, folder, made["model"]["version"]) if promoted else []
     seconds["total"] = time.monotonic() - began
     return Demo(
         promoted=promoted,
