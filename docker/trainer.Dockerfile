@@ -13,7 +13,7 @@ COPY pyproject.toml requirements.in ./
 COPY tire_pipeline tire_pipeline
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
  && /opt/build/bin/uv pip install --no-cache --no-deps wheels/*.whl
-RUN /opt/tire/bin/python -c 'import tire_pipeline.wiring, tire_pipeline.training.run, tire_pipeline.evaluation.pictures'
+RUN /opt/tire/bin/python -c 'import tire_pipeline.wiring, tire_pipeline.training.run, tire_pipeline.evaluation.pictures, tire_pipeline.serving.predictor'
 
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10001 --create-home --home-dir /work tire

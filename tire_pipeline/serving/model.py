@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from prometheus_client import Gauge
 
 from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import decode, prepare
-from tire_pipeline.serving.metrics import ServingMetrics
+
+if TYPE_CHECKING:  # who classifies without a server has no use for its metrics
+    from prometheus_client import Gauge
+
+    from tire_pipeline.serving.metrics import ServingMetrics
 
 UNREGISTERED = 0
 GOLDEN_TOLERANCE = 1e-3
