@@ -43,6 +43,7 @@ def write(fitted: Fitted, examples: Examples, folder: Path, config: TrainingConf
         examples.images_NHWC,
         examples.labels_N,
         examples.val,
+        train=examples.train,
         classes=["good", "bar"],
         positive_class="bar",
         config=config,
