@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,19 +44,12 @@ def loader(
 
     Example: `tire bench loader --num-images 2000 --rounds 5`
     """
-    from tire_pipeline import stack
     from tire_pipeline.bench.loader import DESIGNS, Plan, compare
     from tire_pipeline.bench.measure import as_json as document
 
     plan = Plan(num_images, rounds, height, width, folder)
-    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name, progress("measuring") as move:
-        home, work = Path(name) / "home", Path(name) / "work"
-        work.mkdir()
-        try:
-            stack.up(home, parts=("s3",), environ={})
-            rows = compare(plan, home=home, work=work, say=tell, progress=move)
-        finally:
-            stack.down(home)
+    with _own_s3() as (home, work), progress("measuring") as move:
+        rows = compare(plan, home=home, work=work, say=tell, progress=move)
     if as_json:
         result(document(rows, designs=DESIGNS), as_json=True)
         return
@@ -131,7 +126,6 @@ def train(
 
     Example: `tire bench train --model-type resnet18 --side 128 --rounds 3`
     """
-    from tire_pipeline import stack
     from tire_pipeline.bench.training import Plan, compare
 
     plan = Plan(
@@ -145,19 +139,28 @@ def train(
         score=score,
         source=str(folder or ""),
     )
-    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name, progress("training") as move:
-        home, work = Path(name) / "home", Path(name) / "work"
-        work.mkdir()
-        try:
-            stack.up(home, parts=("s3",), environ={})
-            rows = compare(plan, home=home, work=work, say=tell, progress=move)
-        finally:
-            stack.down(home)
+    with _own_s3() as (home, work), progress("training") as move:
+        rows = compare(plan, home=home, work=work, say=tell, progress=move)
     if as_json:
         result({"rows": [asdict(row) for row in rows]}, as_json=True)
         return
     columns = ["loop", "images/s", "lowest–highest", "× naive", "best score", f"s to {score:g}"]
     table("Trainings, medians", columns, [_training_cells(row) for row in rows])
+
+
+@contextmanager
+def _own_s3() -> Iterator[tuple[Path, Path]]:
+    """The home of a stack with an S3 server alone, and an empty folder to work in; both are gone afterwards."""
+    from tire_pipeline import stack
+
+    with tempfile.TemporaryDirectory(prefix="tire-bench-") as name:
+        home, work = Path(name) / "home", Path(name) / "work"
+        work.mkdir()
+        try:
+            stack.up(home, parts=("s3",), environ={})
+            yield home, work
+        finally:
+            stack.down(home)
 
 
 def _training_cells(row: TrainingRow) -> list[str]:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from tire_pipeline.datasets.cache import Images
 from tire_pipeline.metrics import Ints
 from tire_pipeline.models import FLIPS, Classifier, agree, lay
-from tire_pipeline.training.augment import colour, draw_moves, normalise_
+from tire_pipeline.training.augment import UNCOLOURED, colour, draw_moves, normalise_
 from tire_pipeline.training.batches import draw_boxes, load, seed_of
 from tire_pipeline.training.config import TrainingConfig
-from tire_pipeline.training.options import UNAUGMENTED
 
 CPU = torch.device("cpu")
 MEASURED_AT_ONCE = 64
@@ -160,7 +159,7 @@ class FromFeatures:
 
 def make_source(examples: Examples, config: TrainingConfig, model: Classifier, device: torch.device) -> Source:
     """What the still part says, where it says but little in all epochs; otherwise images."""
-    few_views = config.augmentation in (*UNAUGMENTED, "flips") and config.mixing == "none"
+    few_views = config.augmentation in UNCOLOURED and config.mixing == "none"
     if model.has_still_part and few_views and _kept_bytes(examples, config, model, device) <= KEPT_MAX_BYTES:
         return FromFeatures(examples, config, model, device)
     return FromImages(examples, config, model, device)
