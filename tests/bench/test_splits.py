@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.splits.planting import num_joined, plant
+from tests.unit.splits.planting import ALTERATIONS, Alteration, cropped_on_each_side, plant
 from tire_pipeline import imaging, splits
 from tire_pipeline.fingerprints import DESCRIPTOR_BYTES, NUM_BYTES, NUM_KEYPOINTS, THUMBNAIL, VERSION
 from tire_pipeline.sample import draw_sample
@@ -17,6 +17,7 @@ from tire_pipeline.sample import draw_sample
 NUM_ROWS = 1_000_000
 SIZES = (20_000, 50_000, 100_000)
 PLANTINGS = range(8)
+PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "pitting"
 EVERY = 100  # one in so many fingerprints is a copy of another
 
 
@@ -87,20 +88,36 @@ def test_near_duplicates_are_found_in_nearly_linear_time() -> None:
     assert exponent < 1.3
 
 
+@pytest.fixture(params=["tyres", "pitting"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
+    """Photographs, each of another tyre, or real ones of pits in steel."""
+    if request.param == "tyres":
+        draw_sample(tmp_path / "tyres", num_images=400, seed=11)
+        return sorted((tmp_path / "tyres").glob("*/*-0.jpg"))
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip("The real photographs (shared/data/pitting beside the repository) are not here.")
+    return sorted(PHOTOGRAPHS.glob("*/*.jpg"))
+
+
 @pytest.mark.bench
 @pytest.mark.timeout(3600)
-def test_of_eight_plantings_of_two_hundred_copies_hardly_one_is_missed(tmp_path: Path) -> None:
-    draw_sample(tmp_path / "tyres", num_images=400, seed=11)
-    files = np.array(sorted((tmp_path / "tyres").glob("*/*-0.jpg")))
+@pytest.mark.parametrize(
+    ("alterations", "missed_max"), [(ALTERATIONS, 0), ((cropped_on_each_side,), 16)], ids=["usual", "half-is-left"]
+)
+def test_of_eight_plantings_of_two_hundred_copies_none_lies_across_sides(
+    files: list[Path], alterations: tuple[Alteration, ...], missed_max: int
+) -> None:
+    """The usual ones are all found; of those of which half is left, one in a hundred may be missed."""
     missed = across = 0
     for seed in PLANTINGS:
         chosen = np.random.default_rng(seed).permutation(len(files))[:50]
-        index = plant([imaging.decode(path.read_bytes()) for path in files[chosen]], seed=seed)
+        originals = [imaging.decode(files[i].read_bytes()) for i in chosen]
+        index = plant(originals, seed=seed, num_each=200 // len(alterations), alterations=alterations)
         likeness = splits.compare(index["fingerprint"].tolist())
         original_N, cluster_N = index["original"].to_numpy(), likeness.clusters()
         missed += int((cluster_N != cluster_N[original_N]).sum())
         sides = splits.assign(index, seed=seed, links=splits.link(index, likeness)).sides
         across += int((sides != sides.to_numpy()[original_N]).sum())
-        assert num_joined(cluster_N, original_N)[1] <= 2  # pairs of different tyres
     print(f"\nof {200 * len(PLANTINGS)} copies {missed} were missed, {across} lie across sides")  # noqa: T201
-    assert missed <= 4
+    assert missed <= missed_max
+    assert across <= missed_max

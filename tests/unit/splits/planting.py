@@ -23,8 +23,8 @@ def saved_badly(pixels_HWC: Pixels, _: np.random.Generator) -> bytes:
 
 
 def cropped(pixels_HWC: Pixels, rng: np.random.Generator) -> bytes:
-    """5–20 % of the picture is cut off, from whichever edges."""
-    height, width = (round(side * (1 - rng.uniform(0.05, 0.2)) ** 0.5) for side in pixels_HWC.shape[:2])
+    """5–20 % of its height and of its width is cut off, from whichever edges: up to a third of the picture."""
+    height, width = (round(side * (1 - rng.uniform(0.05, 0.2))) for side in pixels_HWC.shape[:2])
     top, left = (int(rng.integers(0, a - b + 1)) for a, b in zip(pixels_HWC.shape, (height, width), strict=False))
     return imaging.encode_jpeg(np.ascontiguousarray(pixels_HWC[top : top + height, left : left + width]), quality=90)
 
@@ -49,16 +49,19 @@ def mirrored(pixels_HWC: Pixels, _: np.random.Generator) -> bytes:
     return imaging.encode_jpeg(np.ascontiguousarray(pixels_HWC[:, ::-1]), quality=90)
 
 
-ALTERATIONS: tuple[Alteration, ...] = (saved_badly, cropped, cropped_on_each_side, lit_otherwise, mirrored)
+ALTERATIONS: tuple[Alteration, ...] = (saved_badly, cropped, lit_otherwise, mirrored)
+HARDER: tuple[Alteration, ...] = (*ALTERATIONS, cropped_on_each_side)
 
 
-def plant(originals: Sequence[Pixels], *, seed: int = 0, num_each: int = 40) -> pd.DataFrame:
+def plant(
+    originals: Sequence[Pixels], *, seed: int = 0, num_each: int = 50, alterations: Sequence[Alteration] = ALTERATIONS
+) -> pd.DataFrame:
     """An index of the originals, then `num_each` copies by each alteration, each of the next original in turn.
 
     `original` is the row that an image shows, `how` what was done to it. No group is given.
     """
     rng = np.random.default_rng(seed)
-    chosen = [(i % len(originals), how) for i, (how, _) in enumerate(product(ALTERATIONS, range(num_each)))]
+    chosen = [(i % len(originals), how) for i, (how, _) in enumerate(product(alterations, range(num_each)))]
     copies = [how(originals[i], rng) for i, how in chosen]
     found = [fingerprint(p) for p in originals] + [fingerprint(imaging.decode(c)) for c in copies]
     index = rows_of(len(found), fingerprint=found)
