@@ -63,7 +63,7 @@ class Shard:
 
 
 def cut(entries: pa.Table, *, shard_images: int = SHARD_IMAGES) -> list[Shard]:
-    """The entries in shards of about `shard_images`, at most four times as many.
+    """The entries in shards of about `shard_images`, at most twice as many.
 
     Where a shard begins depends on its first path alone, so that images added to a version change the shards that
     they fall into and no others.
@@ -73,7 +73,7 @@ def cut(entries: pa.Table, *, shard_images: int = SHARD_IMAGES) -> list[Shard]:
         size *= 2
     starts, last = [0], 0
     for i, path in enumerate(_values(entries["path"])):
-        if i > last and (_number(path) % size == 0 or i - last >= 4 * size):
+        if i > last and (_number(path) % size == 0 or i - last >= 2 * size):
             starts.append(last := i)
     pieces = [entries.slice(a, b - a) for a, b in zip(starts, [*starts[1:], entries.num_rows], strict=True)]
     return [Shard(_name(piece), piece) for piece in pieces]
@@ -95,7 +95,7 @@ def is_stored(store: ObjectStore, part: str) -> bool:
 
 def load(store: ObjectStore, part: str) -> pa.Table:
     """The facts of a part's objects (FACTS), in their order."""
-    return pq.read_table(io.BytesIO(store.get(_key(part))))
+    return pq.read_table(io.BytesIO(store.get(_key(part))), use_threads=False)
 
 
 def plan(store: ObjectStore, version: str, shards: Sequence[Shard]) -> list[ScanShard]:

@@ -41,7 +41,7 @@ from tire_pipeline.refs import ScanShard, digest_of
 from tire_pipeline.stores.objects import ObjectStore
 
 GROUP_DIGITS = 16
-PIECE_ROWS = 10_000
+PIECE_ROWS = 2_000
 INDEX = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "key", "sha256", "etag")),
@@ -160,7 +160,7 @@ def load_fingerprints(store: ObjectStore, snapshot: Snapshot) -> Bytes:
     usable = is_usable(snapshot.index).to_numpy()
     with TemporaryDirectory() as folder, TemporaryFile() as file:
         start = 0
-        for rows in pq.ParquetFile(_fetched(store, key, Path(folder))).iter_batches(PIECE_ROWS):
+        for rows in pq.ParquetFile(_fetched(store, key, Path(folder))).iter_batches(PIECE_ROWS, use_threads=False):
             here = rows["fingerprint"].filter(pa.array(usable[start : start + len(rows)]))
             file.write(stack(here.to_pylist()).tobytes())
             start += len(rows)
