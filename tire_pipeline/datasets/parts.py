@@ -66,15 +66,21 @@ def cut(entries: pa.Table, *, shard_images: int = SHARD_IMAGES) -> list[Shard]:
     """The entries in shards of about `shard_images`, at most twice as many.
 
     Where a shard begins depends on its first path alone, so that images added to a version change the shards that
-    they fall into and no others.
+    they fall into and no others. One that grows too large is cut where its paths come next to that: two thresholds, two
+    divisors (Eshghi and Tang, HP Laboratories 2005).
     """
     size = shard_images
     while entries.num_rows > size * SHARDS_MAX:
         size *= 2
-    starts, last = [0], 0
+    starts, last, nearly = [0], 0, 0
     for i, path in enumerate(_values(entries["path"])):
-        if i > last and (_number(path) % size == 0 or i - last >= 2 * size):
+        number = _number(path)
+        if number % size == 0 and i > last:
             starts.append(last := i)
+        elif number % (size // 4 or 1) == 0:
+            nearly = i
+        if i - last >= 2 * size:
+            starts.append(last := nearly if nearly > last else i)
     pieces = [entries.slice(a, b - a) for a, b in zip(starts, [*starts[1:], entries.num_rows], strict=True)]
     return [Shard(_name(piece), piece) for piece in pieces]
 
