@@ -140,7 +140,7 @@ def test_a_version_that_grew_is_read_where_it_grew(live: Services, count_fetches
     upload(live, [corpus.Case("good/030-new.png", picture(99))])
     digest, cached = snapshots.take(live.objects, "v1", shard_images=8)
     assert not cached
-    assert 0 < count_fetches() <= 17  # the shard that it fell into, twice the usual at most
+    assert 0 < count_fetches() <= 33  # the shard that it fell into, perhaps the next: twice the usual each
     assert len(snapshots.load(live.objects, digest).index) == 61
 
 
