@@ -106,7 +106,9 @@ def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(
 def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_written_if_it_passes(
     live: Services, tmp_path: Path
 ) -> None:
-    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    folder = draw(tmp_path / "a")
+    label_views(folder)
+    steps.push(folder, version="v1", services=live)
     (evaluation,) = run(live, "v1", epochs=2, cost_miss=20, cost_alarm=1, min_recall=0.98)
     run_id = evaluation.trained.run_id
     again = steps.evaluate_run(run_id, robust=True, services=live)
@@ -123,6 +125,9 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     assert kept["side"].value_counts()["test"] == evaluation.num_test and len(kept) == 120
     record = json.loads((local / "report.json").read_text())
     assert (record["operating_point"]["cost_miss"], record["operating_point"]["recall_min"]) == (20.0, 0.98)
+    views = {s["name"]: s["num_images"] for s in record["slices"] if s["name"].startswith("view=")}
+    assert set(views) == {"view=tread", "view=sidewall"} and sum(views.values()) == evaluation.num_test
+    assert "| view=sidewall" in (local / "model_card.md").read_text()
 
     written = steps.export(run_id, tmp_path / "int8", form="int8", threshold=0.0, services=live)
     assert written["max_difference"] > 0
@@ -131,6 +136,13 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     with pytest.raises(GateRefused, match="The INT8 model is not written: it fails 1 of 3 rules: balanced accuracy"):
         steps.export(run_id, tmp_path / "never", form="int8", threshold=1.0, services=live)
     assert not (tmp_path / "never").exists()
+
+
+def label_views(folder: Path) -> None:
+    """A labels.csv beside the pictures, which says for each of them which side of the tyre it shows."""
+    images = sorted(p.relative_to(folder) for p in folder.rglob("*.png"))
+    rows = [f"{p.as_posix()},{p.parent.name},{('tread', 'sidewall')[i % 2]}" for i, p in enumerate(images)]
+    (folder / "labels.csv").write_text("\n".join(["path,label,view", *rows]))
 
 
 def onnx_of(live: Services, run_id: str, folder: Path) -> Path:
