@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     check_memory_mb: float = Field(2048.0, gt=0)
     parity_difference_max: float = Field(1e-4, ge=0)
     parity_flips_max: int = Field(0, ge=0)
+    parity_int8_difference_max: float = Field(1.0, ge=0)  # of INT8 its own evaluation decides, unless more is asked for
+    parity_int8_flips_max: int | None = Field(None, ge=0)
 
     slack_webhook_url: SecretStr | None = None
     watch_interval_s: float = Field(5.0, ge=1.0, le=3600.0)

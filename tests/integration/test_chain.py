@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -136,6 +137,35 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     with pytest.raises(GateRefused, match="The INT8 model is not written: it fails 1 of 3 rules: balanced accuracy"):
         steps.export(run_id, tmp_path / "never", form="int8", threshold=1.0, services=live)
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.timeout(300)
+def test_int8_is_a_candidate_that_its_own_evaluation_lets_into_production_or_not(
+    live: Services, tmp_path: Path
+) -> None:
+    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    (evaluation,) = run(live, "v1")
+    made = steps.quantize(evaluation.trained.run_id, services=live)
+    assert made.candidate == "cnn-int8" and made.bundle_digest != evaluation.trained.bundle_digest
+    assert steps.quantize(evaluation.trained.run_id, services=live) == replace(made, cached=True)
+    with pytest.raises(InputError, match="is INT8 already"):
+        steps.quantize(made.run_id, services=live)
+
+    own = steps.evaluate_run(made.run_id, services=live)
+    (model,) = steps.register([own], run_key="r1", services=live)
+    steps.check_serving(model, services=live)
+    local = live.tracking.download(made.run_id, "evaluation", tmp_path / "artifacts")
+    found = json.loads((local / "serving_check.json").read_text())["parity"]
+    assert [p["between"] for p in found] == ["torch and ONNX", "ONNX and INT8", "INT8 and the server"]
+    assert [p["num_images"] for p in found] == [own.num_test] * 3
+    assert found[1]["max_difference"] > found[2]["max_difference"] and found[2]["num_flips"] == 0
+    strict = live.settings.model_copy(update={"parity_int8_difference_max": found[1]["max_difference"] / 2})
+    with closing(replace(live, settings=strict)) as other, pytest.raises(GateRefused, match="ONNX and INT8 differ by"):
+        steps.check_serving(model, services=other)
+
+    with pytest.raises(GateRefused, match=r"cnn-int8 .* stays out of production"):
+        steps.produce("balanced_accuracy", threshold=1.0, model=model, run_key="r1", services=live)
+    assert steps.produce("balanced_accuracy", threshold=0.5, model=model, run_key="r1", services=live).promoted
 
 
 def label_views(folder: Path) -> None:

@@ -33,7 +33,9 @@ from tire_pipeline.steps.promotion import (
     report,
     rollback,
     stage,
+    staged,
 )
+from tire_pipeline.steps.quantization import quantize
 from tire_pipeline.steps.request import RunRequest, check_request
 from tire_pipeline.steps.sagemaker import SAGEMAKER_OUTPUT, read_channels, sagemaker_result, sagemaker_train
 from tire_pipeline.steps.serving import check_serving, export
@@ -62,6 +64,7 @@ __all__ = [
     "promotions",
     "pull_version",
     "push",
+    "quantize",
     "read_channels",
     "read_space",
     "reap",
@@ -76,6 +79,7 @@ __all__ = [
     "show_version",
     "split",
     "stage",
+    "staged",
     "train",
     "training_specs",
     "tune",
