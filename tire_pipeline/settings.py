@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     mlflow_public_url: str = ""  # what browsers know it as, where that is another address
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
+    serving_public_url: str = ""  # what browsers know it as, where that is another address
     shadow_alias: str = Field("staging", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     canary_weight: float = Field(0.0, ge=0.0, le=1.0)
     api_keys: str = Field("", pattern=r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$")

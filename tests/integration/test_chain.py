@@ -74,6 +74,24 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
     text = steps.report(version="v1", run_key="r2", evaluations=better, services=live)
     assert f"version {staged.version} is in production" in text
 
+    page = steps.overview_page(services=live)
+    assert f'src="card/{staged.version}"' in page and "put into production" in page and "cannot" not in page
+    assert "Dataset version <b>v1</b>" in page
+    snapshot = better[0].trained.snapshot_digest
+    assert f'src="data/{snapshot}"' in page
+    assert "Figures on the locked test split" in steps.model_card(staged.version, services=live)
+    assert "Class balance" in steps.data_report(snapshot, services=live)
+    with pytest.raises(InputError, match="has no version 99"):
+        steps.model_card(99, services=live)
+    with pytest.raises(InputError, match="64 hex digits"):
+        steps.data_report("../secret", services=live)
+    gone = live.settings.model_copy(update={"mlflow_url": "http://me:word@127.0.0.1:1", "mlflow_public_url": ""})
+    with closing(replace(live, settings=gone)) as other:
+        page = steps.overview_page(services=other)
+    assert (
+        "MLflow at http://127.0.0.1:1 did not answer" in page and "word" not in page and "put into production" in page
+    )
+
 
 @pytest.mark.timeout(300)
 def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(live: Services, tmp_path: Path) -> None:

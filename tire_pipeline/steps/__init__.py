@@ -22,6 +22,7 @@ from tire_pipeline.steps.data import (
 )
 from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.evaluation import evaluate, evaluate_run
+from tire_pipeline.steps.overview import data_report, model_card, overview_page
 from tire_pipeline.steps.prediction import predict, predict_csv
 from tire_pipeline.steps.production import feedback, monitor
 from tire_pipeline.steps.promotion import (
@@ -47,15 +48,18 @@ __all__ = [
     "check_request",
     "check_serving",
     "cross_validate",
+    "data_report",
     "evaluate",
     "evaluate_run",
     "evidence",
     "export",
     "feedback",
     "list_versions",
+    "model_card",
     "monitor",
     "newest_try",
     "note_run",
+    "overview_page",
     "plan_scan",
     "predict",
     "predict_csv",
