@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment
 
-FIGURES = ("balanced_accuracy", "recall", "precision", "auroc", "ece", "log_loss", "cost")
+SHARES = {"balanced_accuracy": "balanced accuracy", "recall": "recall", "precision": "precision", "auroc": "AUROC"}
+FIGURES = {**SHARES, "ece": "calibration error (ECE)", "log_loss": "log loss", "cost": "cost an image"}
 ACTIONS = {
     "registered": "registered",
     "staged": "put into staging",
@@ -21,10 +22,22 @@ ACTIONS = {
 
 
 @dataclass(frozen=True)
-class Model:
-    """A version behind an alias. `metrics` are its run's; `moved` is the row of the history that put it there."""
+class Figure:
+    """A metric on the test split with its 95 % interval; `share` where the best is 1 and the worst 0."""
 
-    alias: str
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    share: bool
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version and the aliases that point at it, the weightiest first. `metrics` are its run's; `moved` is the row of
+    the history that put it behind the first."""
+
+    aliases: tuple[str, ...]
     version: int
     candidate: str
     dataset_version: str
@@ -33,12 +46,13 @@ class Model:
     moved: Mapping[str, Any] | None = None
 
     @property
-    def figures(self) -> list[tuple[str, float, float | None, float | None]]:
-        """(name, value, low, high) on the test split."""
-        have = [(f"test/{name}", name) for name in FIGURES if f"test/{name}" in self.metrics]
+    def figures(self) -> list[Figure]:
+        """Those that its run has."""
+        test = {key.removeprefix("test/"): value for key, value in self.metrics.items() if key.startswith("test/")}
         return [
-            (name.replace("_", " "), self.metrics[key], self.metrics.get(f"{key}_low"), self.metrics.get(f"{key}_high"))
-            for key, name in have
+            Figure(words, test[name], test.get(f"{name}_low"), test.get(f"{name}_high"), name in SHARES)
+            for name, words in FIGURES.items()
+            if name in test
         ]
 
 

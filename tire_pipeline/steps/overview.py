@@ -14,6 +14,7 @@ from tire_pipeline.steps.live import live
 if TYPE_CHECKING:
     from tire_pipeline.registry.overview import Model
     from tire_pipeline.settings import Settings
+    from tire_pipeline.stores.tracking import RegisteredVersion
     from tire_pipeline.wiring import Services
 
 HISTORY_SHOWN = 25
@@ -38,7 +39,7 @@ def overview_page(*, services: Services | None = None) -> str:
             return None
 
     history = asked(lambda: s.ledger.promotions(model=s.settings.project)) or []
-    models = asked(lambda: [m for alias in ALIASES if (m := _model(s, alias, history)) is not None]) or []
+    models = asked(lambda: _models(s, history)) or []
     data, data_url = asked(lambda: _newest_data(s)) or (None, "")
     links = _links(s.settings)
     shown = history[:HISTORY_SHOWN]
@@ -62,20 +63,30 @@ def data_report(snapshot_digest: str, *, services: Services | None = None) -> st
     return live(services).objects.get(f"snapshots/{snapshot_digest}/report.html").decode()
 
 
-def _model(s: Services, alias: str, history: Sequence[Mapping[str, Any]]) -> Model | None:
+def _models(s: Services, history: Sequence[Mapping[str, Any]]) -> list[Model]:
+    """The versions behind the aliases, each once."""
+    by_alias = {alias: found for alias in ALIASES if (found := s.tracking.by_alias(alias)) is not None}
+    versions = {found.version: found for found in by_alias.values()}
+    return [
+        _model(s, version, tuple(a for a, found in by_alias.items() if found.version == number), history)
+        for number, version in versions.items()
+    ]
+
+
+def _model(
+    s: Services, version: RegisteredVersion, aliases: tuple[str, ...], history: Sequence[Mapping[str, Any]]
+) -> Model:
     from tire_pipeline.registry.overview import Model
 
-    found = s.tracking.by_alias(alias)
-    if found is None:
-        return None
+    moves = (r for r in history if r["action"] in ALIASES[aliases[0]] and r["to_version"] == version.version)
     return Model(
-        alias=alias,
-        version=found.version,
-        candidate=found.tags.get("tire.candidate", ""),
-        dataset_version=found.tags.get("tire.version", ""),
-        run_url=_without_password(s.tracking.run_url(found.run_id)),
-        metrics=s.tracking.metrics(found.run_id),
-        moved=next((r for r in history if r["action"] in ALIASES[alias] and r["to_version"] == found.version), None),
+        aliases=aliases,
+        version=version.version,
+        candidate=version.tags.get("tire.candidate", ""),
+        dataset_version=version.tags.get("tire.version", ""),
+        run_url=_without_password(s.tracking.run_url(version.run_id)),
+        metrics=s.tracking.metrics(version.run_id),
+        moved=next(moves, None),
     )
 
 

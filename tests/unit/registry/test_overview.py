@@ -17,7 +17,13 @@ def row(**given: Any) -> dict[str, Any]:
 
 def model(**given: Any) -> Model:
     metrics = {"test/recall": 0.9, "test/recall_low": 0.8, "test/recall_high": 0.95, "train/loss": 0.1}
-    told = {"alias": "production", "version": 2, "candidate": "cnn", "dataset_version": "v1", "run_url": "http://m/#/r"}
+    told = {
+        "aliases": ("production",),
+        "version": 2,
+        "candidate": "cnn",
+        "dataset_version": "v1",
+        "run_url": "http://m/#/r",
+    }
     return Model(**{**told, "metrics": metrics, "moved": row(), **given})
 
 
@@ -43,7 +49,7 @@ def test_what_people_and_files_said_is_escaped_everywhere() -> None:
         Overview(
             BAD,
             {BAD: "http://m"},
-            [model(candidate=BAD, dataset_version=BAD, alias=BAD, moved=row(reason=BAD, actor=BAD))],
+            [model(candidate=BAD, dataset_version=BAD, aliases=(BAD,), moved=row(reason=BAD, actor=BAD))],
             [row(reason=BAD, actor=BAD, action=BAD, run_key=BAD)],
             data(version=BAD, classes={BAD: 1}, warnings=[BAD]),
             "http://m",
