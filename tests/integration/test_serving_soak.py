@@ -134,7 +134,7 @@ def test_under_three_times_its_load_the_server_keeps_its_pace_and_recovers_at_on
 
 
 def test_the_shadow_slows_no_answer(production: Production, tmp_path: Path) -> None:
-    """Rounds by turns at a third of what the server can do, so that the shadow finds time for what it is given."""
+    """Rounds by turns at a sixth of what the server can do, so that the shadow finds time for what it is given."""
     write_pictures(tmp_path / "pictures", num_images=20)
     champion = default_bundle(tmp_path / "champion", tmp_path / "pictures")
     shutil.copytree(champion.path, tmp_path / "challenger")
@@ -143,7 +143,7 @@ def test_the_shadow_slows_no_answer(production: Production, tmp_path: Path) -> N
     beside = production.promote("challenger", challenger, alias="staging")
     servers = {alias: shadowed(production, version, alias) for alias in ("off", "staging")}
     picture = min((tmp_path / "pictures").iterdir()).read_bytes()
-    rate = knee_per_s(servers["off"], plan(tmp_path, picture, seconds=3.0, connections=16)) / 3
+    rate = knee_per_s(servers["off"], plan(tmp_path, picture, seconds=3.0, connections=16)) / 6
     calm = plan(tmp_path, picture, seconds=ROUND_S, rate=rate, connections=64)
     p50_ms: dict[str, list[float]] = {alias: [] for alias in servers}
     p99_ms: dict[str, list[float]] = {alias: [] for alias in servers}
@@ -165,7 +165,7 @@ def test_the_shadow_slows_no_answer(production: Production, tmp_path: Path) -> N
         f"{rate:.0f}/s, p50 / p99 without {without}, with it {with_shadow}, median difference of {ROUNDS} rounds "
         f"{slower50:+.2f} / {slower99:+.2f} ms; version {beside} scored {scored:.0f}, {left_out:.0f} left out"
     )
-    assert scored > 0.5 * rate * ROUND_S * ROUNDS
+    assert scored > 0.25 * rate * ROUND_S * ROUNDS
     assert shadow_images(servers["off"]) == (0, 0)
     assert slower50 < max(0.5, 0.1 * statistics.median(p50_ms["off"]))
     assert slower99 < max(2.0, 0.25 * statistics.median(p99_ms["off"]))
