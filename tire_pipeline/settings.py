@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     mlflow_public_url: str = ""  # what browsers know it as, where that is another address
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
+    serving_public_url: str = ""  # what browsers know it as, where that is another address
     shadow_alias: str = Field("staging", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     canary_weight: float = Field(0.0, ge=0.0, le=1.0)
     api_keys: str = Field("", pattern=r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$")
@@ -71,6 +72,8 @@ class Settings(BaseSettings):
     check_memory_mb: float = Field(2048.0, gt=0)
     parity_difference_max: float = Field(1e-4, ge=0)
     parity_flips_max: int = Field(0, ge=0)
+    parity_int8_difference_max: float = Field(1.0, ge=0)  # of INT8 its own evaluation decides, unless more is asked for
+    parity_int8_flips_max: int | None = Field(None, ge=0)
 
     slack_webhook_url: SecretStr | None = None
     watch_interval_s: float = Field(5.0, ge=1.0, le=3600.0)

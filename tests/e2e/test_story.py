@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
 from tests.browser import chromium, look
 from tests.e2e.conftest import Running, draw, wait_for
 from tire_pipeline import steps
+from tire_pipeline.settings import Settings
 from tire_pipeline.wiring import Services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -116,17 +118,49 @@ def browser() -> Iterator[Browser]:
         yield launched
 
 
-def test_a_person_finds_the_finished_run_in_airflow(running: Running, story: Any, browser: Browser) -> None:
-    settings = running.live.settings
-    page = browser.new_page(viewport={"width": 1500, "height": 950})
+def sign_in(page: Page, settings: Settings) -> None:
+    assert settings.airflow_password
     page.goto(f"{settings.airflow_url}/auth/login/")
     page.get_by_label("Username").fill(settings.airflow_user)
     page.get_by_label("Password").fill(settings.airflow_password.get_secret_value())
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(lambda url: "login" not in url)
+
+
+def test_a_person_finds_the_finished_run_in_airflow(running: Running, story: Any, browser: Browser) -> None:
+    settings = running.live.settings
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    sign_in(page, settings)
     page.goto(f"{settings.airflow_url}/dags/train_and_promote/runs/{story['run_id']}")
     page.get_by_text("check_serving").first.wait_for()
     look(page, "airflow")
+    page.close()
+
+
+def test_a_person_finds_model_card_report_and_history_on_the_tire_page(
+    running: Running, story: Any, browser: Browser
+) -> None:
+    settings = running.live.settings
+    assert httpx.get(f"{settings.airflow_url}/tire/").status_code == 401
+    info = steps.production_info(services=running.live)
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    sign_in(page, settings)
+    page.goto(settings.airflow_url)
+    page.get_by_role("link", name="Tire", exact=True).click()
+    tire = page.frame_locator("iframe[title=Tire]")
+    production = tire.get_by_role("region", name=re.compile("production"))
+    production.get_by_text(f"version {info['version']}, trained on {info['dataset_version']}").wait_for()
+    look(page, "tire")
+    production.get_by_text("Model card").click()
+    production.frame_locator("iframe").get_by_text("Figures on the locked test split").wait_for()
+    look(page, "tire-card")
+    tire.get_by_text("The report, with pictures").click()
+    tire.frame_locator("iframe[title^='Report on']").get_by_text("Class balance").wait_for()
+    look(page, "tire-report")
+    with page.expect_popup() as opened:
+        production.get_by_role("link", name="MLflow run").click()
+    opened.value.get_by_text("test/balanced_accuracy").first.wait_for()
+    opened.value.close()
     page.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -73,6 +74,24 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
     text = steps.report(version="v1", run_key="r2", evaluations=better, services=live)
     assert f"version {staged.version} is in production" in text
 
+    page = steps.overview_page(services=live)
+    assert f'src="card/{staged.version}"' in page and "put into production" in page and "cannot" not in page
+    assert "Dataset version <b>v1</b>" in page
+    snapshot = better[0].trained.snapshot_digest
+    assert f'src="data/{snapshot}"' in page
+    assert "Figures on the locked test split" in steps.model_card(staged.version, services=live)
+    assert "Class balance" in steps.data_report(snapshot, services=live)
+    with pytest.raises(InputError, match="has no version 99"):
+        steps.model_card(99, services=live)
+    with pytest.raises(InputError, match="64 hex digits"):
+        steps.data_report("../secret", services=live)
+    gone = live.settings.model_copy(update={"mlflow_url": "http://me:word@127.0.0.1:1", "mlflow_public_url": ""})
+    with closing(replace(live, settings=gone)) as other:
+        page = steps.overview_page(services=other)
+    assert (
+        "MLflow at http://127.0.0.1:1 did not answer" in page and "word" not in page and "put into production" in page
+    )
+
 
 @pytest.mark.timeout(300)
 def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(live: Services, tmp_path: Path) -> None:
@@ -106,7 +125,9 @@ def test_the_gate_knows_what_the_champion_learnt_from_and_what_it_does_not_know(
 def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_written_if_it_passes(
     live: Services, tmp_path: Path
 ) -> None:
-    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    folder = draw(tmp_path / "a")
+    label_views(folder)
+    steps.push(folder, version="v1", services=live)
     (evaluation,) = run(live, "v1", epochs=2, cost_miss=20, cost_alarm=1, min_recall=0.98)
     run_id = evaluation.trained.run_id
     again = steps.evaluate_run(run_id, robust=True, services=live)
@@ -123,6 +144,9 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     assert kept["side"].value_counts()["test"] == evaluation.num_test and len(kept) == 120
     record = json.loads((local / "report.json").read_text())
     assert (record["operating_point"]["cost_miss"], record["operating_point"]["recall_min"]) == (20.0, 0.98)
+    views = {s["name"]: s["num_images"] for s in record["slices"] if s["name"].startswith("view=")}
+    assert set(views) == {"view=tread", "view=sidewall"} and sum(views.values()) == evaluation.num_test
+    assert "| view=sidewall" in (local / "model_card.md").read_text()
 
     written = steps.export(run_id, tmp_path / "int8", form="int8", threshold=0.0, services=live)
     assert written["max_difference"] > 0
@@ -131,6 +155,42 @@ def test_an_evaluation_leaves_figures_answers_mistakes_and_a_card_and_int8_is_wr
     with pytest.raises(GateRefused, match="The INT8 model is not written: it fails 1 of 3 rules: balanced accuracy"):
         steps.export(run_id, tmp_path / "never", form="int8", threshold=1.0, services=live)
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.timeout(300)
+def test_int8_is_a_candidate_that_its_own_evaluation_lets_into_production_or_not(
+    live: Services, tmp_path: Path
+) -> None:
+    steps.push(draw(tmp_path / "a"), version="v1", services=live)
+    (evaluation,) = run(live, "v1")
+    made = steps.quantize(evaluation.trained.run_id, services=live)
+    assert made.candidate == "cnn-int8" and made.bundle_digest != evaluation.trained.bundle_digest
+    assert steps.quantize(evaluation.trained.run_id, services=live) == replace(made, cached=True)
+    with pytest.raises(InputError, match="is INT8 already"):
+        steps.quantize(made.run_id, services=live)
+
+    own = steps.evaluate_run(made.run_id, services=live)
+    (model,) = steps.register([own], run_key="r1", services=live)
+    steps.check_serving(model, services=live)
+    local = live.tracking.download(made.run_id, "evaluation", tmp_path / "artifacts")
+    found = json.loads((local / "serving_check.json").read_text())["parity"]
+    assert [p["between"] for p in found] == ["torch and ONNX", "ONNX and INT8", "INT8 and the server"]
+    assert [p["num_images"] for p in found] == [own.num_test] * 3
+    assert found[1]["max_difference"] > found[2]["max_difference"] and found[2]["num_flips"] == 0
+    strict = live.settings.model_copy(update={"parity_int8_difference_max": found[1]["max_difference"] / 2})
+    with closing(replace(live, settings=strict)) as other, pytest.raises(GateRefused, match="ONNX and INT8 differ by"):
+        steps.check_serving(model, services=other)
+
+    with pytest.raises(GateRefused, match=r"cnn-int8 .* stays out of production"):
+        steps.produce("balanced_accuracy", threshold=1.0, model=model, run_key="r1", services=live)
+    assert steps.produce("balanced_accuracy", threshold=0.5, model=model, run_key="r1", services=live).promoted
+
+
+def label_views(folder: Path) -> None:
+    """A labels.csv beside the pictures, which says for each of them which side of the tyre it shows."""
+    images = sorted(p.relative_to(folder) for p in folder.rglob("*.png"))
+    rows = [f"{p.as_posix()},{p.parent.name},{('tread', 'sidewall')[i % 2]}" for i, p in enumerate(images)]
+    (folder / "labels.csv").write_text("\n".join(["path,label,view", *rows]))
 
 
 def onnx_of(live: Services, run_id: str, folder: Path) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
+import statistics
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +31,7 @@ CORES = split_cores(os.sched_getaffinity(0))
 PREFIX = pinned([], CORES.server)
 RELOAD_S, SOAK_S = 5.0, 180.0
 NUM_STOPS = 50
+ROUNDS, ROUND_S = 8, 6.0
 
 
 def address(server: Server) -> str:
@@ -127,3 +131,73 @@ def test_under_three_times_its_load_the_server_keeps_its_pace_and_recovers_at_on
     assert set(flood.codes) <= {"200", "429", str(UNSENT)}
     assert flood.per_s >= 0.8 * knee
     assert after.unsettled_s <= 5.0
+
+
+def test_the_shadow_slows_no_answer(production: Production, tmp_path: Path) -> None:
+    """Rounds by turns at a sixth of what the server can do, so that the shadow finds time for what it is given."""
+    write_pictures(tmp_path / "pictures", num_images=20)
+    champion = default_bundle(tmp_path / "champion", tmp_path / "pictures")
+    shutil.copytree(champion.path, tmp_path / "challenger")
+    challenger = replace(champion, path=tmp_path / "challenger", candidate="challenger", digest="").save()
+    version = production.promote("champion", champion)
+    beside = production.promote("challenger", challenger, alias="staging")
+    servers = {alias: shadowed(production, version, alias) for alias in ("off", "staging")}
+    picture = min((tmp_path / "pictures").iterdir()).read_bytes()
+    rate = knee_per_s(servers["off"], plan(tmp_path, picture, seconds=3.0, connections=16)) / 6
+    calm = plan(tmp_path, picture, seconds=ROUND_S, rate=rate, connections=64)
+    p50_ms: dict[str, list[float]] = {alias: [] for alias in servers}
+    p99_ms: dict[str, list[float]] = {alias: [] for alias in servers}
+    for turn in range(ROUNDS):
+        for alias in sorted(servers, reverse=bool(turn % 2)):
+            found = ask(address(servers[alias]), calm, CORES)
+            assert set(found.codes) <= {"200", str(UNSENT)}, found.codes
+            p50_ms[alias].append(found.p50_ms)
+            p99_ms[alias].append(found.p99_ms)
+            drained(servers[alias])
+    scored, left_out = shadow_images(servers["staging"])
+    slower50, slower99 = (
+        statistics.median(b - a for a, b in zip(ms["off"], ms["staging"], strict=True)) for ms in (p50_ms, p99_ms)
+    )
+    without, with_shadow = (
+        f"{statistics.median(p50_ms[a]):.1f} / {statistics.median(p99_ms[a]):.1f} ms" for a in ("off", "staging")
+    )
+    print(  # noqa: T201
+        f"{rate:.0f}/s, p50 / p99 without {without}, with it {with_shadow}, median difference of {ROUNDS} rounds "
+        f"{slower50:+.2f} / {slower99:+.2f} ms; version {beside} scored {scored:.0f}, {left_out:.0f} left out"
+    )
+    assert scored > 0.25 * rate * ROUND_S * ROUNDS
+    assert shadow_images(servers["off"]) == (0, 0)
+    assert slower50 < max(0.5, 0.1 * statistics.median(p50_ms["off"]))
+    assert slower99 < max(2.0, 0.25 * statistics.median(p99_ms["off"]))
+
+
+def shadowed(production: Production, version: int, alias: str) -> Server:
+    """A server that answers with the version, and has the model of this alias beside it."""
+    server = production.serve(prefix=PREFIX, shadow_alias=alias, home=production.tmp / f"home-{alias}")
+    server.wait_for(version)
+    if alias != "off":
+        until(lambda: server.predict().is_success and shadow_images(server)[0], "the shadow scores")
+    return server
+
+
+def shadow_images(server: Server) -> tuple[float, float]:
+    """How many pictures the shadow scored, and how many it was not given."""
+    text = server.client.get("/metrics").text
+
+    def count(outcome: str) -> float:
+        found = re.findall(rf'shadow_images_total{{[^}}]*outcome="{outcome}"[^}}]*}} (\S+)', text)
+        return sum(map(float, found))
+
+    return count("same") + count("different"), count("left_out")
+
+
+def drained(server: Server) -> None:
+    """Wait until the shadow has had what it was given: it would work on beside the next round."""
+    seen = [-1.0]
+
+    def is_still() -> bool:
+        time.sleep(0.5)
+        seen.append(shadow_images(server)[0])
+        return seen[-1] == seen[-2]
+
+    until(is_still, "the shadow has nothing to do")

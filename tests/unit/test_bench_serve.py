@@ -15,6 +15,7 @@ from tire_pipeline.bench.load import (
     LOST,
     UNSENT,
     Answer,
+    Connection,
     Plan,
     closed_load,
     multipart,
@@ -122,3 +123,25 @@ def test_a_row_has_medians_and_every_failure() -> None:
     found = row_of("ours", rounds, 50.0)
     assert (found.per_s, found.per_s_min, found.per_s_max, found.cpu_ms) == (20, 10, 30, 20)
     assert (found.p50_ms, found.memory_mb, found.failed, found.rounds) == (6, 50, 3, 3)
+
+
+def test_a_connection_that_the_server_ended_in_between_loses_no_request() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+        await writer.wait_closed()
+
+    async def ask_twice() -> list[int]:
+        server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connection, codes = Connection(address), []
+        for _ in range(2):
+            code, _body = await connection.ask(request_bytes(address, "/", content_type="text/plain", body=b""))
+            codes.append(code)
+            await asyncio.sleep(0.2)
+        connection.close()
+        server.close()
+        return codes
+
+    assert asyncio.run(ask_twice()) == [200, 200]

@@ -97,6 +97,8 @@ class Connection:
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """(code, body); (`LOST`, b"") where the connection ends without an answer."""
+        if self._streams and self._streams[0].at_eof():
+            self.close()  # the server ended it while nothing was asked: no request is lost by that
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port)

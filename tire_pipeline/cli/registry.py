@@ -1,4 +1,4 @@
-"""Commands on the registry: register, stage, produce, production-info, rollback, promotions."""
+"""Commands on the registry: register, stage, check-serving, produce, production-info, rollback, promotions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Metric = Annotated[str, typer.Argument(help="A metric by its MLflow name; Loss i
 def add_to(app: typer.Typer) -> None:
     for command in (register, stage, produce, rollback, promotions):
         app.command()(command)
+    app.command("check-serving")(check_serving)
     app.command("production-info")(production_info)
 
 
@@ -39,6 +40,15 @@ def stage(metric: Metric, as_json: Json = False) -> None:
     model = steps.stage(metric, actor=_me())
     text = f"staging: {model.name} version {model.version}, {model.candidate}, {model.metric} {model.value:.4f}"
     result(model, as_json=as_json, text=text)
+
+
+def check_serving(as_json: Json = False) -> None:
+    """Start the server with the staged version, and compare its answers with those of the other forms of the model.
+
+    Exit code 1 when they differ, or it takes too much time or memory. The same is a task of `train_and_promote`.
+    """
+    figures = steps.check_serving(steps.staged())
+    result(figures, as_json=as_json, text="\n".join(f"{name:<16} {value:.4g}" for name, value in figures.items()))
 
 
 def produce(

@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(hidden=True)(sagemaker_train)
     app.command()(evaluate)
     app.command()(export)
+    app.command()(quantize)
     app.command()(predict)
 
 
@@ -142,6 +143,20 @@ def export(
     """
     written = steps.export(run, out, form=form, metric=metric, threshold=threshold)
     result(written, as_json=as_json, text=f"{out}: {form}, bundle {written['digest'][:12]}")
+
+
+def quantize(
+    run: Annotated[str, typer.Argument(help="MLflow run id of a training.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Make the INT8 form of a trained candidate a candidate of its own, with its own MLflow run.
+
+    It is evaluated, registered, staged, checked in the server and produced as any other, by its own figures.
+
+    Example: `tire quantize 4f0c…`, then `tire register RUN` with the run that it names
+    """
+    made = steps.quantize(run)
+    result(made, as_json=as_json, text=f"{made.candidate}: MLflow run {made.run_id}, bundle {made.bundle_digest[:12]}")
 
 
 def predict(

@@ -19,7 +19,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tire_pipeline.datasets.labels import LABELS_FILE, check_all_there, first_of, from_csv, of_path, read_text
+from tire_pipeline.datasets.labels import (
+    LABELS_FILE,
+    as_columns,
+    check_all_there,
+    first_of,
+    from_csv,
+    of_path,
+    read_text,
+)
 from tire_pipeline.datasets.paths import is_visible
 from tire_pipeline.datasets.versions import MANIFEST, OURS, READY, Entry, find_marker, prefix_of
 from tire_pipeline.errors import DataRefused, InputError
@@ -27,7 +35,7 @@ from tire_pipeline.stores.objects import ObjectStore
 
 log = logging.getLogger(__name__)
 
-_TEXT = ("sha256", "label", "group", "split", "etag")
+_TEXT = ("sha256", "label", "group", "split", "columns", "etag")
 ENTRIES = pa.schema([("path", pa.string()), ("size", pa.int64()), *((name, pa.string()) for name in _TEXT)])
 _ROWS = 10_000
 _BETWEEN = re.compile(r"[\s,]*")
@@ -82,6 +90,7 @@ def _manifest(store: ObjectStore, version: str) -> Iterator[dict[str, Any]]:
     try:
         for record in _items(store.stream(prefix_of(version) + MANIFEST), "files"):
             texts = {name: str(record.get(name) or "") for name in ("sha256", "label", "group", "split")}
+            texts["columns"] = as_columns({str(k): str(v) for k, v in (record.get("columns") or {}).items()})
             yield {"path": str(record["key"]), "size": int(record["size"]), **texts}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataRefused(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +15,20 @@ from tire_pipeline.errors import InputError
 LABELS_FILE = "labels.csv"
 LABEL_PREFIX = "label:"
 SPLITS = ("train", "val", "test")
+KEPT_VALUES_MAX = 100  # of a column: a serial number or a remark divides nothing, and a million of them take memory
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What is known of one path. An empty `label` means: for prediction only."""
+    """What is known of one path. An empty `label` means: for prediction only.
+
+    `columns`: what the other columns of labels.csv say of it, as JSON by column; empty where they say nothing.
+    """
 
     label: str = ""
     group: str = ""
     split: str = ""
+    columns: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def of_path(path: str) -> Labelled:
 
 
 def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled]:
-    """Rows of a labels.csv by path.
+    """Rows of a labels.csv by path. Other columns are kept where they have 2 to 100 different values.
 
     Raises InputError for a missing column, a row without a path, a path given twice, or an unknown split.
     """
@@ -71,14 +78,21 @@ def from_csv(text: str, *, columns: Columns | None = None) -> dict[str, Labelled
                 f"{LABELS_FILE} has no column {needed!r}; it has {', '.join(map(repr, found)) or 'no header'}. "
                 "Rename the column, or name it with --path-column and --label-column."
             )
+    others = _dividing(text, {names.path, names.group, names.split, *label_columns})
     labelled: dict[str, Labelled] = {}
     for row in reader:
         path = (row[names.path] or "").strip().removeprefix("./")
         if not path or path in labelled:
             problem = f"gives {path!r} twice" if path else "has no path"
             raise InputError(f"{LABELS_FILE}, line {reader.line_num}, {problem}. Every image has one row.")
-        labelled[path] = _labelled(row, names, label_columns, reader.line_num)
+        labelled[path] = _labelled(row, names, label_columns, others, reader.line_num)
     return labelled
+
+
+def as_columns(values: Mapping[str, str]) -> str:
+    """The text that `Labelled.columns` holds for these values by column. Equal texts are one object."""
+    said = {name: value for name, value in values.items() if value}
+    return sys.intern(json.dumps(said, ensure_ascii=False, separators=(",", ":"))) if said else ""
 
 
 def check_all_there(missing: Collection[str], *, where: str) -> None:
@@ -104,10 +118,23 @@ def _label_columns(names: Columns, found: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(columns, "") if len(columns) == 1 else {c: c.removeprefix(LABEL_PREFIX) for c in columns}
 
 
-def _labelled(row: dict[str, str], names: Columns, label_columns: Mapping[str, str], line: int) -> Labelled:
+def _dividing(text: str, taken: Collection[str]) -> list[str]:
+    """The columns that are not taken and have few enough different values, but more than one."""
+    reader = csv.DictReader(io.StringIO(text))
+    values: dict[str, set[str]] = {c: set() for c in reader.fieldnames or () if c and c not in taken}
+    for row in reader if values else ():
+        for column in [c for c, seen in values.items() if len(seen) <= KEPT_VALUES_MAX]:
+            values[column].add((row[column] or "").strip())
+    return [column for column, seen in values.items() if 2 <= len(seen) <= KEPT_VALUES_MAX]
+
+
+def _labelled(
+    row: dict[str, str], names: Columns, label_columns: Mapping[str, str], others: Sequence[str], line: int
+) -> Labelled:
     split = (row.get(names.split) or "").strip()
     if split and split not in SPLITS:
         raise InputError(f"{LABELS_FILE}, line {line}: the split {split!r} is none of {', '.join(SPLITS)}.")
     values = {name: (row[column] or "").strip() for column, name in label_columns.items()}
     label = values[""] if "" in values else combine(values, where=f"{LABELS_FILE}, line {line},")
-    return Labelled(label=label, group=(row.get(names.group) or "").strip(), split=split)
+    columns = as_columns({c: (row[c] or "").strip() for c in others})
+    return Labelled(label=label, group=(row.get(names.group) or "").strip(), split=split, columns=columns)

@@ -2,9 +2,10 @@
 
 The index is one row an image, sorted by path:
 
-    path, key, sha256, etag, bytes, label, group, split, format, mode, width, height, orientation (EXIF, 1..8), camera,
-    captured_at (YYYY-MM-DDTHH:MM:SS or empty), brightness (0..255), contrast, sharpness, saturation (0..255),
-    phash (16 hex digits), error (why the image is quarantined, else empty)
+    path, key, sha256, etag, bytes, label, group, split, columns (the others of labels.csv, as JSON, or empty), format,
+    mode, width, height, orientation (EXIF, 1..8), camera, captured_at (YYYY-MM-DDTHH:MM:SS or empty), brightness
+    (0..255), contrast, sharpness, saturation (0..255), phash (16 hex digits), error (why the image is quarantined, else
+    empty)
 
 Beside it lie the fingerprints of its rows (see `fingerprints`): 2.3 kB an image, which few need.
 
@@ -46,7 +47,7 @@ INDEX = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "key", "sha256", "etag")),
         ("bytes", pa.int64()),
-        *((name, pa.string()) for name in ("label", "group", "split")),
+        *((name, pa.string()) for name in ("label", "group", "split", "columns")),
         *(field for field in parts.FACTS if field.name not in ("sha256", "fingerprint")),
     ]
 )
@@ -260,7 +261,7 @@ def _rows(prefix: str, entries: pa.Table, facts: pa.Table) -> pa.Table:
     """The index rows of a shard. Without a group, an image is grouped with its exact copies."""
     own_group = pc.utf8_slice_codeunits(facts["sha256"], 0, GROUP_DIGITS)
     columns = {
-        **{name: entries[name] for name in ("path", "etag", "label", "split")},
+        **{name: entries[name] for name in ("path", "etag", "label", "split", "columns")},
         "key": pc.binary_join_element_wise(prefix, entries["path"], ""),
         "bytes": entries["size"],
         "group": pc.if_else(pc.equal(entries["group"], ""), own_group, entries["group"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -33,7 +34,10 @@ UPLOADERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a version. `path` is relative to the version; `sha256` is empty where nobody stated it."""
+    """One image of a version. `path` is relative to the version; `sha256` is empty where nobody stated it.
+
+    `columns`: see `labels.Labelled`.
+    """
 
     path: str
     size: int
@@ -41,6 +45,7 @@ class Entry:
     label: str = ""
     group: str = ""
     split: str = ""
+    columns: str = ""
     etag: str = ""
 
 
@@ -188,8 +193,11 @@ def _upload(
 
 
 def _manifest_record(entry: Entry) -> dict[str, Any]:
-    record = {"key": entry.path, "size": entry.size, "sha256": entry.sha256, "label": entry.label, "group": entry.group}
-    return {**record, "split": entry.split} if entry.split else record
+    record: dict[str, Any] = {"key": entry.path, "size": entry.size, "sha256": entry.sha256}
+    record |= {"label": entry.label, "group": entry.group}
+    if entry.split:
+        record["split"] = entry.split
+    return {**record, "columns": json.loads(entry.columns)} if entry.columns else record
 
 
 def _hash_file(path: Path) -> tuple[int, str]:

@@ -23,10 +23,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What may differ. ONNX follows torch to 1e-7; the rest is room for another processor's arithmetic."""
+    """What may differ; with `flips_max` None, any number of decisions. ONNX follows torch to 1e-7; the rest is room for
+    another processor's arithmetic."""
 
     difference_max: float = 1e-4
-    flips_max: int = 0
+    flips_max: int | None = 0
 
 
 def compare(between: str, bundle: Bundle, a_NK: Floats, b_NK: Floats) -> Parity:
@@ -39,10 +40,12 @@ def compare(between: str, bundle: Bundle, a_NK: Floats, b_NK: Floats) -> Parity:
 
 def check(found: Parity, limits: ParityLimits) -> None:
     """Raise GateRefused when the two are further apart than allowed."""
-    if found.max_difference <= limits.difference_max and found.num_flips <= limits.flips_max:
+    few = limits.flips_max is None or found.num_flips <= limits.flips_max
+    if found.max_difference <= limits.difference_max and few:
         return
+    flips = "any number" if limits.flips_max is None else limits.flips_max
     raise GateRefused(
         f"{found.between} differ by up to {found.max_difference:.2e} in a probability and in {found.num_flips} of "
-        f"{found.num_images} decisions; at most {limits.difference_max:.0e} and {limits.flips_max} are allowed. "
+        f"{found.num_images} decisions; at most {limits.difference_max:.0e} and {flips} are allowed. "
         "Nothing was promoted."
     )

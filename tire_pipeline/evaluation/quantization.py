@@ -24,8 +24,8 @@ BATCH = 16
 def quantized(bundle: Bundle, images_NHWC: Images, train: np.ndarray, folder: Path) -> Bundle:
     """Write the bundle's INT8 form into `folder` (new): static, QDQ, its ranges taken from 128 training images.
 
-    Classes, temperature and threshold stay; its golden answers are its own. Whether it is good enough is for an
-    evaluation of its own to say.
+    Classes, temperature and threshold stay; its golden answers and its name are its own. Whether it is good enough is
+    for an evaluation of its own to say.
     """
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MODEL, "model.safetensors", "training.json"))
     chosen = train[:: max(1, len(train) // NUM_CALIBRATION)][:NUM_CALIBRATION]
@@ -43,7 +43,7 @@ def quantized(bundle: Bundle, images_NHWC: Images, train: np.ndarray, folder: Pa
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
-    return _with_own_golden(replace(bundle, path=folder, digest=""))
+    return _with_own_golden(replace(bundle, path=folder, candidate=f"{bundle.candidate}-int8", digest=""))
 
 
 class _Batches(CalibrationDataReader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ OTHER = frozenset(
             "bytes",
             "label",
             "split",
+            "columns",
             "mode",
             "width",
             "height",
@@ -53,9 +55,14 @@ class Slice:
 
 def slices(answers: Answers) -> list[Slice]:
     """Every slice of the answers, by what divides them: each column that the data came with, resolution, light, and
-    those groups that are no small slice. A column with one value, or with over 20, divides nothing."""
+    those groups that are no small slice. A column with one value, or with over 20, divides nothing.
+
+    What labels.csv says of something, such as the camera, comes before what the files say.
+    """
+    divisions = dict(_divisions(answers.rows))
+    divisions |= dict(_by_column(_columns(answers.rows)))
     found = []
-    for column, values in _divisions(answers.rows):
+    for column, values in divisions.items():
         for value in sorted(set(values) - {""}, key=_order):
             found.append(_measure(answers, f"{column}={value}", (values == value).to_numpy()))
     return found
@@ -63,11 +70,7 @@ def slices(answers: Answers) -> list[Slice]:
 
 def _divisions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """(name, a word for each row) of each way to divide them."""
-    own = [c for c in rows.columns if c not in OTHER and not c.startswith("p_")]
-    for column in own:
-        words = rows[column].fillna("").astype(str)
-        if 2 <= words.nunique() <= VALUES_MAX:
-            yield column, words
+    yield from _by_column(rows[[c for c in rows.columns if c not in OTHER and not c.startswith("p_")]])
     sizes = rows["width"].astype(str) + "×" + rows["height"].astype(str)
     if sizes.nunique() <= VALUES_MAX:
         if sizes.nunique() > 1:
@@ -80,6 +83,19 @@ def _divisions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     sizable = rows["group"].map(rows["group"].value_counts()) >= SMALL
     if sizable.any():
         yield "group", rows["group"].where(sizable, "")
+
+
+def _by_column(frame: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    for column in frame:
+        words = frame[column].fillna("").astype(str)
+        if 2 <= words.nunique() <= VALUES_MAX:
+            yield str(column), words
+
+
+def _columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """The other columns of labels.csv, one each. None for a snapshot of an older release."""
+    texts = rows.get("columns", pd.Series("", index=rows.index))
+    return pd.DataFrame([json.loads(text) if text else {} for text in texts], index=rows.index)
 
 
 def _order(value: str) -> tuple[int, str]:

@@ -22,6 +22,7 @@ from tire_pipeline.steps.data import (
 )
 from tire_pipeline.steps.data_report import report_url
 from tire_pipeline.steps.evaluation import evaluate, evaluate_run
+from tire_pipeline.steps.overview import data_report, model_card, overview_page
 from tire_pipeline.steps.prediction import predict, predict_csv
 from tire_pipeline.steps.production import feedback, monitor
 from tire_pipeline.steps.promotion import (
@@ -33,7 +34,9 @@ from tire_pipeline.steps.promotion import (
     report,
     rollback,
     stage,
+    staged,
 )
+from tire_pipeline.steps.quantization import quantize
 from tire_pipeline.steps.request import RunRequest, check_request
 from tire_pipeline.steps.sagemaker import SAGEMAKER_OUTPUT, read_channels, sagemaker_result, sagemaker_train
 from tire_pipeline.steps.serving import check_serving, export
@@ -45,15 +48,18 @@ __all__ = [
     "check_request",
     "check_serving",
     "cross_validate",
+    "data_report",
     "evaluate",
     "evaluate_run",
     "evidence",
     "export",
     "feedback",
     "list_versions",
+    "model_card",
     "monitor",
     "newest_try",
     "note_run",
+    "overview_page",
     "plan_scan",
     "predict",
     "predict_csv",
@@ -62,6 +68,7 @@ __all__ = [
     "promotions",
     "pull_version",
     "push",
+    "quantize",
     "read_channels",
     "read_space",
     "reap",
@@ -76,6 +83,7 @@ __all__ = [
     "show_version",
     "split",
     "stage",
+    "staged",
     "train",
     "training_specs",
     "tune",

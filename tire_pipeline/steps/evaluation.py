@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,23 +84,37 @@ def evaluate_run(
     from tire_pipeline.metrics import canonical, names
 
     metric = canonical(metric, names(has_positive=True))
+    s = live(services)
+    trained, tags = trained_in(s, run_id)
+    return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, robust=robust, services=s)
+
+
+def trained_in(s: Services, run_id: str) -> tuple[TrainedRef, dict[str, str]]:
+    """The finished training of an MLflow run, and the run's tags. InputError when it is none."""
     from tire_pipeline.training.run import result_key
 
-    s = live(services)
     tags = s.tracking.tags(run_id)
     key = tags.get("tire.cache_key", "")
     if not key or s.objects.head(result_key(key)) is None:
         raise InputError(f"The MLflow run {run_id} is no finished training of this project.")
-    trained = TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]})
-    return evaluate(trained, split_of(s, tags), metric=metric, threshold=threshold, robust=robust, services=s)
+    return TrainedRef(**{**s.objects.get_json(result_key(key)), "version": tags["tire.version"]}), tags
+
+
+def answers_on(s: Services, bundle: Bundle, tags: Mapping[str, str], side: str) -> Answers:
+    """The bundle's answers on one side of the split that is named by the tags."""
+    from tire_pipeline.evaluation.answers import answer
+
+    snapshot, sides = load_split(s, split_of(s, tags))
+    return answer(s.objects, bundle, snapshot.usable, sides == side, cache=image_cache(s), name=snapshot.digest)
 
 
 def _robustness(bundle: Bundle, test: Answers, folder: Path) -> dict[str, dict[str, float]]:
     """Apart from the rest, since torch takes seconds to load and nothing else here needs it."""
     from tire_pipeline.evaluation.robustness import robustness
-    from tire_pipeline.training.trained import trained_network
+    from tire_pipeline.training.trained import has_network, trained_network
 
-    draw_maps(bundle, trained_network(bundle), test, folder)
+    if has_network(bundle):
+        draw_maps(bundle, trained_network(bundle), test, folder)
     return robustness(bundle, test)
 
 

@@ -62,6 +62,11 @@ def stage(
     return registry.stage(registry.best(metric, snapshot_digest=digest))
 
 
+def staged(*, services: Services | None = None) -> ModelRef:
+    """The version in staging. InputError when there is none."""
+    return _registry(live(services), actor="", run_key="").staged()
+
+
 def produce(
     metric: str,
     *,

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from tire_pipeline.errors import GateRefused, InputError
 from tire_pipeline.refs import ModelRef
 from tire_pipeline.steps.contest import candidate_of, tags_of
-from tire_pipeline.steps.data import load_split, split_of
-from tire_pipeline.steps.evaluation import draw_maps
-from tire_pipeline.steps.live import image_cache, live, stored_bundle
+from tire_pipeline.steps.evaluation import answers_on, draw_maps
+from tire_pipeline.steps.live import live, stored_bundle
+from tire_pipeline.steps.quantization import QUANTIZED_FROM
 
 if TYPE_CHECKING:
     from tire_pipeline.bundle import Bundle
     from tire_pipeline.evaluation.answers import Answers
-    from tire_pipeline.evaluation.parity import Parity
+    from tire_pipeline.evaluation.parity import Parity, ParityLimits
     from tire_pipeline.evaluation.serving_check import Server
     from tire_pipeline.wiring import Services
 
@@ -34,28 +34,29 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
     """Start the serving process on the model's bundle and compare its answers on every test image with those of
     onnxruntime and of torch; ask it for what is no image, and under a short load. Stops it.
 
-    What was found goes to MLflow, with pictures of where the network looked in its worst mistakes. GateRefused when
-    anything differs, or takes more time or memory than the settings allow (`TIRE_CHECK_*`, `TIRE_PARITY_*`).
+    An INT8 model stands between the ONNX model that it was made of and the server. What was found goes to MLflow, with
+    pictures of where the network looked in its worst mistakes. GateRefused when anything differs, or takes more time
+    or memory than the settings allow (`TIRE_CHECK_*`, `TIRE_PARITY_*`).
     """
-    from tire_pipeline.evaluation.parity import ParityLimits, check
+    from tire_pipeline.evaluation.parity import check
     from tire_pipeline.evaluation.serving_check import ServingLimits, check_answers, check_load, serving
     from tire_pipeline.training.trained import trained_network
 
     s = live(services)
     tags, settings = tags_of(s, model), s.settings
-    limits = ParityLimits(settings.parity_difference_max, settings.parity_flips_max)
     with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
         folder = s.objects.download_folder(tags["tire.bundle"], Path(tmp) / "bundle")
         with serving(folder, log_file=Path(tmp) / "server.log") as (bundle, server):
             figures = check_answers(bundle, server)
             figures |= check_load(bundle, server, ServingLimits(settings.check_p95_ms, settings.check_memory_mb))
-            test = _answers(s, bundle, tags, "test")
-            network = trained_network(bundle)
-            found = _parities(s, bundle, network, server, test)
+            test = answers_on(s, bundle, tags, "test")
+            original = _original(s, model, bundle, Path(tmp) / "original")
+            network = trained_network(original)
+            found = _parities(s, bundle, original, network, server, test)
         (made := Path(tmp) / "check").mkdir()
-        draw_maps(bundle, network, test, made)
-        _log_check(s, model, figures, found, made)
-    for parity in found:
+        draw_maps(original, network, test, made)
+        _log_check(s, model, figures, list(found), made)
+    for parity, limits in found.items():
         check(parity, limits)
     log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
     return figures | {f"parity_{i}": p.max_difference for i, p in enumerate(found)}
@@ -96,10 +97,10 @@ def _export_int8(
     from tire_pipeline.evaluation.quantization import quantized
     from tire_pipeline.registry.gate import Gate, decide
 
-    train, test = (_answers(s, bundle, tags, side) for side in ("train", "test"))
+    train, test = (answers_on(s, bundle, tags, side) for side in ("train", "test"))
     with tempfile.TemporaryDirectory(prefix="tire-int8-") as tmp:
         small = quantized(bundle, train.images_NHWC, train.positions, Path(tmp) / "bundle")
-        own = _answers(s, small, tags, "test")
+        own = answers_on(s, small, tags, "test")
         found = compare("ONNX and INT8", bundle, test.scored.p_NK, own.scored.p_NK)
         decision = decide(candidate_of(own, metric), None, Gate(metric, threshold))
         if not decision.promote:
@@ -108,27 +109,36 @@ def _export_int8(
     return {"folder": str(out), "digest": small.digest, "reason": decision.reason, **asdict(found)}
 
 
-def _answers(s: Services, bundle: Bundle, tags: dict[str, str], side: str) -> Answers:
-    from tire_pipeline.evaluation.answers import answer
+def _original(s: Services, model: ModelRef, bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle that an INT8 one was made of, fetched into the folder; any other bundle is its own."""
+    from tire_pipeline.bundle import Bundle
 
-    snapshot, sides = load_split(s, split_of(s, tags))
-    return answer(s.objects, bundle, snapshot.usable, sides == side, cache=image_cache(s), name=snapshot.digest)
+    prefix = s.tracking.tags(model.run_id).get(QUANTIZED_FROM)
+    return Bundle.load(s.objects.download_folder(prefix, folder)) if prefix else bundle
 
 
-def _parities(s: Services, bundle: Bundle, network: Any, server: Server, test: Answers) -> list[Parity]:
-    """torch, ONNX and the server on the test images; of those, the server is sent the first thousand as files."""
-    from tire_pipeline.evaluation.parity import compare
+def _parities(
+    s: Services, bundle: Bundle, original: Bundle, network: Any, server: Server, test: Answers
+) -> dict[Parity, ParityLimits]:
+    """torch, ONNX, INT8 where the bundle is, and the server, each beside the next on the test images, and what may
+    differ; of the images, the server is sent the first thousand as files."""
+    from tire_pipeline.evaluation.answers import probabilities
+    from tire_pipeline.evaluation.parity import ParityLimits, compare
     from tire_pipeline.evaluation.serving_check import answers
     from tire_pipeline.evaluation.torch_answers import torch_probabilities
 
-    onnx_NK = test.scored.p_NK
-    torch_NK = torch_probabilities(network, bundle, test.images_NHWC, test.positions)
+    exact = ParityLimits(s.settings.parity_difference_max, s.settings.parity_flips_max)
+    rough = ParityLimits(s.settings.parity_int8_difference_max, s.settings.parity_int8_flips_max)
+    is_int8, own_NK = original is not bundle, test.scored.p_NK
+    onnx_NK = probabilities(original, test.images_NHWC, test.positions)[0] if is_int8 else own_NK
+    torch_NK = torch_probabilities(network, original, test.images_NHWC, test.positions)
     files = s.objects.get_many(list(test.rows["key"][:SERVER_IMAGES_MAX]))
     served_NK = answers(bundle, server, list(islice(files, SERVER_IMAGES_MAX)))
-    return [
-        compare("torch and ONNX", bundle, torch_NK, onnx_NK),
-        compare("ONNX and the server", bundle, onnx_NK[: len(served_NK)], served_NK),
-    ]
+    found = {compare("torch and ONNX", original, torch_NK, onnx_NK): exact}
+    if is_int8:
+        found[compare("ONNX and INT8", bundle, onnx_NK, own_NK)] = rough
+    last = compare(f"{'INT8' if is_int8 else 'ONNX'} and the server", bundle, own_NK[: len(served_NK)], served_NK)
+    return {**found, last: exact}
 
 
 def _log_check(s: Services, model: ModelRef, figures: dict[str, float], found: list[Parity], folder: Path) -> None:

@@ -51,6 +51,17 @@ class Tracking:
             )
         return found[0].info.run_id if found else None
 
+    def newest_with(self, tag: str) -> str | None:
+        """Id of the finished run with this tag, whatever its value, that ended last; None where there is none."""
+        with self._errors():
+            found = self._client.search_runs(
+                [self._experiment()],
+                filter_string=f"tags.`{tag}` LIKE '%' and attributes.status = 'FINISHED'",
+                order_by=["attributes.end_time DESC"],
+                max_results=1,
+            )
+        return found[0].info.run_id if found else None
+
     def newest_runs(self, *, param: str, value: str, limit: int) -> list[dict[str, str]]:
         """The tags of the newest finished runs with this parameter."""
         with self._errors():

@@ -24,6 +24,11 @@ def save_network(model: nn.Module, config: TrainingConfig, folder: Path) -> None
     (folder / CONFIG).write_text(json.dumps(asdict(config), sort_keys=True, indent=1), encoding="utf-8")
 
 
+def has_network(bundle: Bundle) -> bool:
+    """Whether the bundle holds its network for torch; INT8 has none."""
+    return (bundle.path / CONFIG).is_file()
+
+
 def trained_network(bundle: Bundle) -> nn.Module:
     """The network that the bundle's ONNX model was written from, ready to answer."""
     config = TrainingConfig(**json.loads((bundle.path / CONFIG).read_text(encoding="utf-8")))

@@ -17,12 +17,30 @@ def test_a_folder_is_a_class_and_given_splits_stand_above_it() -> None:
 
 def test_rows_give_label_group_and_split_and_an_empty_label_is_for_prediction_only() -> None:
     text = "path,label,group,split,note\n./a b/ü.jpg, good ,t1,train,x\n2.jpg,,,,\n"
-    assert from_csv(text) == {"a b/ü.jpg": Labelled("good", "t1", "train"), "2.jpg": Labelled()}
+    assert from_csv(text) == {"a b/ü.jpg": Labelled("good", "t1", "train", '{"note":"x"}'), "2.jpg": Labelled()}
 
 
 def test_columns_can_have_other_names() -> None:
     columns = Columns(path="image_path", label="target", group="tyre")
     assert from_csv("image_path,target,tyre\n1.jpg,bad,7\n", columns=columns) == {"1.jpg": Labelled("bad", "7")}
+
+
+def test_other_columns_are_kept_where_they_divide_the_images() -> None:
+    rows = [
+        f"{i}.jpg,bad,t{i},{'side' if i % 2 else ' tread '},line-1,remark {i},{'crack' if i == 3 else ''}"
+        for i in range(120)
+    ]
+    labelled = from_csv("\n".join(["path,label,group,view,line,remark,defect", *rows]))
+    assert labelled["0.jpg"] == Labelled("bad", "t0", columns='{"view":"tread"}')
+    assert labelled["3.jpg"].columns == '{"view":"side","defect":"crack"}'
+    assert labelled["5.jpg"].columns is labelled["7.jpg"].columns  # a million rows hold few texts
+
+
+def test_a_column_that_is_path_label_group_or_split_by_option_is_no_other_one() -> None:
+    columns = Columns(path="file", label="view,target", group="tyre")
+    text = "file,view,target,tyre,group,shift\n1.jpg,side,bad,7,a,\n2.jpg,tread,bad,8,b,night,too,many\n"
+    labelled = from_csv(text, columns=columns)
+    assert [row.columns for row in labelled.values()] == ['{"group":"a"}', '{"group":"b","shift":"night"}']
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import FakeS3, object_store, picture
-from tire_pipeline.datasets.snapshots import build, load
+from tire_pipeline.datasets.snapshots import Snapshot, build, load
 from tire_pipeline.datasets.versions import push
 from tire_pipeline.errors import DataRefused, InputError
 from tire_pipeline.stores.objects import ObjectStore
@@ -78,6 +78,34 @@ def test_splits_given_later_are_seen_though_the_digest_is_the_same(tmp_path: Pat
     second = build(store, "v1")
     assert second.digest == first.digest
     assert load(store, second.digest).index["split"].tolist() == ["test", "val", "test"]
+
+
+@pytest.mark.parametrize("pushed", [True, False])
+def test_other_columns_of_labels_csv_are_in_the_index_and_change_no_digest(tmp_path: Path, pushed: bool) -> None:
+    store, client = object_store()
+    labels = "path,label{0}\nbad/1.png,bad{1}\nbad/2.png,bad{2}\ngood/3.png,good{1}\n"
+    plain, viewed = labels.format("", "", "", ""), labels.format(",view,line", ",side,1", ",tread,1")
+    first = take_labelled(store, folder(tmp_path, labels=plain), pushed=pushed)
+    client.read.clear()
+    second = take_labelled(store, folder(tmp_path, labels=viewed), pushed=pushed)
+    assert (second.digest, images_read(client)) == (first.digest, [])
+    assert first.index["columns"].tolist() == [""] * 3
+    assert load(store, second.digest).index["columns"].tolist() == [
+        f'{{"view":"{v}"}}' for v in ("side", "tread", "side")
+    ]
+
+
+def take_labelled(store: ObjectStore, images: Path, *, pushed: bool) -> Snapshot:
+    """A snapshot of the folder, pushed or uploaded by other means."""
+    if pushed:
+        push(store, images, version="v1")
+    else:
+        for path in images.rglob("*.*"):
+            key = f"datasets/v1/{path.relative_to(images).as_posix()}"
+            if store.head(key) is None or path.suffix == ".csv":
+                store.put(key, path.read_bytes())
+        store.put("datasets/v1/_READY", b"")
+    return build(store, "v1")
 
 
 def test_files_that_are_no_images_are_quarantined_with_their_reason(store: ObjectStore) -> None:

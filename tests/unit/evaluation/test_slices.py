@@ -16,6 +16,14 @@ def test_every_column_that_divides_the_images_makes_slices_and_no_other(make_ans
     assert [found[f"brightness={part}"].num_images for part in ("low", "middle", "high")] == [20] * 3
 
 
+def test_other_columns_of_labels_csv_make_slices_and_come_before_what_files_say(make_answers: MakeAnswers) -> None:
+    said = ['{"view":"tread","camera":"north"}', '{"view":"side","width":"wide"}', ""] * 20
+    found = {s.name: s.num_images for s in slices(make_answers(columns=said))}
+    assert {"view=tread": 20, "view=side": 20, "camera=north": 20, "width=wide": 20}.items() <= found.items()
+    assert "camera=left" not in found
+    assert not [name for name in found if name.startswith("columns=")]
+
+
 def test_a_slice_has_the_figures_of_its_images(make_answers: MakeAnswers) -> None:
     answers = make_answers()
     (left,) = (s for s in slices(answers) if s.name == "camera=left")
