@@ -138,7 +138,7 @@ def _contenders(
     size, model = [str(spec.height), str(spec.width)], str(bundle.path / MODEL)
     saved = work / "mlflow"
     saved.mkdir()
-    _run([python, str(HERE / "serving_peers.py"), model, *size, str(saved)])
+    _run([python, str(HERE / "serving_peers.py"), model, *size, str(saved), str(cores)])
     tensor = json.dumps({"inputs": prepare(decode(jpeg), spec)[None].tolist()}).encode()
     encoded = json.dumps({"dataframe_records": [{"picture": base64.b64encode(jpeg).decode()}]}).encode()
     # mlflow starts the uvicorn that it finds on the path

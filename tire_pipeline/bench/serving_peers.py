@@ -1,5 +1,7 @@
 """The same ONNX model for `mlflow models serve`, in its ONNX flavour (onnx/) and behind a picture (picture/):
-`python serving_peers.py MODEL HEIGHT WIDTH FOLDER`. Runs in .venv-bench: imports nothing of ours.
+`python serving_peers.py MODEL HEIGHT WIDTH FOLDER CORES`. Runs in .venv-bench: imports nothing of ours.
+
+onnxruntime is told how many cores there are, as for the others: by itself it takes those that it is kept from as well.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ from serving_peers import prepare
 
 class Classifier(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
-        self.session = onnxruntime.InferenceSession(context.artifacts["model"], providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = {cores}
+        model = context.artifacts["model"]
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def predict(self, context, model_input, params=None):
         x = prepare(base64.b64decode(model_input["picture"][0]), {height}, {width})[None]
@@ -45,10 +50,15 @@ mlflow.models.set_model(Classifier())
 """
 
 
-def save_for_mlflow(model: str, height: int, width: int, folder: Path) -> None:
-    mlflow.onnx.save_model(onnx.load(model), str(folder / "onnx"), pip_requirements=["onnxruntime"])
+def save_for_mlflow(model: str, height: int, width: int, folder: Path, cores: int) -> None:
+    mlflow.onnx.save_model(
+        onnx.load(model),
+        str(folder / "onnx"),
+        pip_requirements=["onnxruntime"],
+        onnx_session_options={"intra_op_num_threads": cores},
+    )
     code = folder / "classifier.py"
-    code.write_text(PICTURE_MODEL.format(height=height, width=width))
+    code.write_text(PICTURE_MODEL.format(height=height, width=width, cores=cores))
     mlflow.pyfunc.save_model(
         str(folder / "picture"),
         python_model=str(code),
@@ -59,4 +69,4 @@ def save_for_mlflow(model: str, height: int, width: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    save_for_mlflow(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    save_for_mlflow(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
