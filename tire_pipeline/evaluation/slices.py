@@ -19,23 +19,9 @@ MEASURED = ("brightness", "contrast", "sharpness")
 # What the index says of every image and is no way to divide them, or is divided in its own way below.
 OTHER = frozenset(
     {
-        *(
-            "path",
-            "key",
-            "sha256",
-            "etag",
-            "bytes",
-            "label",
-            "split",
-            "columns",
-            "mode",
-            "width",
-            "height",
-            "orientation",
-            "error",
-        ),
-        *("captured_at", "saturation", "phash", "fingerprint", "group", "side", "fold"),
-        *("predicted", "probability", "decision", "ms", *MEASURED),
+        *("path", "key", "sha256", "etag", "bytes", "label", "split", "columns", "mode", "width", "height"),
+        *("orientation", "error", "phash", "fingerprint", "group", "side", "fold"),
+        *("captured_at", "saturation", "predicted", "probability", "decision", "ms", *MEASURED),
     }
 )
 
