@@ -61,7 +61,7 @@ def test_a_pushed_folder_becomes_the_model_in_production_and_a_better_one_replac
     staged = steps.stage("balanced_accuracy", run_key="r2", services=live)
     assert staged.version == registered[-1].version
     figures = steps.check_serving(staged, services=live)
-    assert max(figures["parity_0"], figures["parity_1"]) < 1e-4
+    assert max(figures["parity_torch_onnx"], figures["parity_onnx_server"]) < 1e-4
     said = steps.evidence(staged, "balanced_accuracy", threshold=0.75, checked=figures, services=live)
     assert "The gate says **yes**" in said and "no model in production" in said and "- ✓ metric: " in said
     made = steps.produce("balanced_accuracy", threshold=0.75, run_key="r2", services=live)

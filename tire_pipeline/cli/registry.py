@@ -48,7 +48,7 @@ def check_serving(as_json: Json = False) -> None:
     Exit code 1 when they differ, or it takes too much time or memory. The same is a task of `train_and_promote`.
     """
     figures = steps.check_serving(steps.staged())
-    result(figures, as_json=as_json, text="\n".join(f"{name:<16} {value:.4g}" for name, value in figures.items()))
+    result(figures, as_json=as_json, text="\n".join(f"{name:<20} {value:.4g}" for name, value in figures.items()))
 
 
 def produce(

@@ -20,6 +20,11 @@ class Parity:
     max_difference: float
     num_flips: int
 
+    @property
+    def name(self) -> str:
+        """As a figure is called: `parity_torch_onnx` of what is between torch and ONNX."""
+        return "_".join(["parity", *(word for word in self.between.lower().split() if word not in ("and", "the"))])
+
 
 @dataclass(frozen=True)
 class ParityLimits:

@@ -59,7 +59,7 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
     for parity, limits in found.items():
         check(parity, limits)
     log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
-    return figures | {f"parity_{i}": p.max_difference for i, p in enumerate(found)}
+    return figures | {p.name: p.max_difference for p in found}
 
 
 def export(
