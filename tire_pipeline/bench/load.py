@@ -20,6 +20,7 @@ from pathlib import Path
 LOST = 0  # the code of a request whose connection ended without an answer
 UNSENT = -1  # the code of one that was due while every connection was taken
 SETTLED_S = 0.25
+IDLE_S = 4.0  # servers keep an idle connection for five
 BOUNDARY = "tire-bench-boundary"
 
 
@@ -94,11 +95,16 @@ class Connection:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._asked = 0.0
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """(code, body); (`LOST`, b"") where the connection ends without an answer."""
-        if self._streams and self._streams[0].at_eof():
-            self.close()  # the server ended it while nothing was asked: no request is lost by that
+        """(code, body); (`LOST`, b"") where the connection ends without an answer.
+
+        A connection that the server ended while nothing was asked, or is about to, is opened anew, as clients do.
+        """
+        idle_s, self._asked = time.perf_counter() - self._asked, time.perf_counter()
+        if self._streams and (idle_s > IDLE_S or self._streams[0].at_eof()):
+            self.close()
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port)
@@ -170,6 +176,12 @@ async def open_load(
     for connection in idle:
         connection.close()
     return answers
+
+
+def kept_answers(address: str, request: bytes, *, rate: float, seconds: float, connections: int) -> list[Answer]:
+    """`open_load` with the bodies, for a thread or process that does nothing else."""
+    load = open_load(address, request, rate=rate, seconds=seconds, connections=connections, keep=True)
+    return asyncio.run(load)
 
 
 def run(address: str, plan: Plan) -> Summary:
