@@ -32,7 +32,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     max_held_bytes: int = 256 * 2**20
     body_timeout_s: float = 30.0
-    max_requests: int = 128
+    max_requests: int = 256
     max_in_flight: int = 256
     max_batch: int = 16
     max_wait_s: float = 0.003
