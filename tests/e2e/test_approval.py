@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tests.e2e.conftest import Running, draw, wait_for
 from tire_pipeline import steps
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
+# Airflow 3.3 takes an answer that comes before its scheduler has seen the task pause for a failure, and asks again.
+READING_S = 5.0
 DAG = "/api/v2/dags/train_and_promote/dagRuns"
 
 
@@ -29,7 +32,8 @@ def asked(running: Running, run_id: str) -> dict[str, Any]:
 
 
 def answer(running: Running, run_id: str, option: str) -> dict[str, Any]:
-    """Answer as a person does on the page; returns the finished run."""
+    """Answer as a person does on the page, who reads first; returns the finished run."""
+    time.sleep(READING_S)
     path = f"{DAG}/{run_id}/taskInstances/approve/-1/hitlDetails"
     given = running.live.orchestrator._request("PATCH", path, json={"chosen_options": [option], "params_input": {}})
     assert given.status_code == 200, given.text
