@@ -137,24 +137,6 @@ def test_a_person_finds_the_finished_run_in_airflow(running: Running, story: Any
     page.close()
 
 
-def test_the_report_on_the_data_is_a_button_of_the_task_that_made_it(
-    running: Running, story: Any, browser: Browser
-) -> None:
-    settings = running.live.settings
-    page = browser.new_page(viewport={"width": 1500, "height": 950})
-    sign_in(page, settings)
-    page.goto(f"{settings.airflow_url}/dags/train_and_promote/runs/{story['run_id']}/tasks/validate")
-    button = page.get_by_role("link", name="Report on the data")
-    button.wait_for()
-    look(page, "validate")
-    address = button.get_attribute("href") or ""
-    assert address.endswith("report.html")
-    page.goto(address)
-    page.get_by_text("Class balance").or_(page.frame_locator("iframe").get_by_text("Class balance")).first.wait_for()
-    look(page, "report-in-mlflow")
-    page.close()
-
-
 def test_a_person_finds_model_card_report_and_history_on_the_tire_page(
     running: Running, story: Any, browser: Browser
 ) -> None:
