@@ -92,6 +92,12 @@ def test_airflow_reads_every_dag_without_an_error(running: Running) -> None:
     assert answer["total_entries"] == 0
 
 
+def test_the_report_on_the_data_is_a_button_of_the_task_that_made_it(running: Running, story: Any) -> None:
+    task = f"/api/v2/dags/train_and_promote/dagRuns/{story['run_id']}/taskInstances/validate"
+    found = running.live.orchestrator.get(f"{task}/links")["extra_links"]
+    assert found["Report on the data"].endswith("/artifacts/report.html")
+
+
 def test_main_py_answers_to_the_first_names(running: Running, story: Any) -> None:
     env = {**os.environ, "TIRE_HOME": str(running.home)}
     repository = Path(__file__).parents[2]
