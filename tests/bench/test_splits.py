@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.splits.planting import ALTERATIONS, Alteration, cropped_on_each_side, plant
+from tests.unit.splits.planting import ALTERATIONS, Alteration, cropped_on_each_side, photograph_files, plant
 from tire_pipeline import imaging, splits
 from tire_pipeline.fingerprints import DESCRIPTOR_BYTES, NUM_BYTES, NUM_KEYPOINTS, THUMBNAIL, VERSION
 from tire_pipeline.sample import draw_sample
@@ -17,7 +17,6 @@ from tire_pipeline.sample import draw_sample
 NUM_ROWS = 1_000_000
 SIZES = (20_000, 50_000, 100_000)
 PLANTINGS = range(8)
-PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "pitting"
 EVERY = 100  # one in so many fingerprints is a copy of another
 
 
@@ -94,9 +93,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
     if request.param == "tyres":
         draw_sample(tmp_path / "tyres", num_images=400, seed=11)
         return sorted((tmp_path / "tyres").glob("*/*-0.jpg"))
-    if not PHOTOGRAPHS.is_dir():
-        pytest.skip("The real photographs (shared/data/pitting beside the repository) are not here.")
-    return sorted(PHOTOGRAPHS.glob("*/*.jpg"))
+    return photograph_files()
 
 
 @pytest.mark.bench

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pytest
 
 from tests.unit.splits.rows import rows_of
 from tire_pipeline import imaging
 from tire_pipeline.fingerprints import fingerprint
 from tire_pipeline.imaging import Pixels
 
+PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "pitting"
 Alteration = Callable[[Pixels, np.random.Generator], bytes]
+
+
+def photograph_files() -> list[Path]:
+    """Real photographs of pits in steel; the test is skipped where they are not."""
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip("The real photographs (shared/data/pitting beside the repository) are not here.")
+    return sorted(PHOTOGRAPHS.glob("*/*.jpg"))
 
 
 def saved_badly(pixels_HWC: Pixels, _: np.random.Generator) -> bytes:

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.unit.splits.planting import HARDER, num_joined, plant
+from tests.unit.splits.planting import HARDER, num_joined, photograph_files, plant
 from tire_pipeline import imaging, splits
 from tire_pipeline.errors import InputError
 from tire_pipeline.fingerprints import fingerprint
 from tire_pipeline.imaging import Pixels
 from tire_pipeline.sample import draw_sample
 from tire_pipeline.splits import candidates
-
-PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "pitting"
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +30,7 @@ def planted(tyres: list[Pixels]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def photographs() -> list[Pixels]:
     """Real photographs of pits in steel, two hundred of them."""
-    if not PHOTOGRAPHS.is_dir():
-        pytest.skip("The real photographs (shared/data/pitting beside the repository) are not here.")
-    files = sorted(PHOTOGRAPHS.glob("*/*.jpg"))
+    files = photograph_files()
     chosen = np.random.default_rng(0).permutation(len(files))[:200]
     return [imaging.decode(files[i].read_bytes()) for i in chosen]
 
