@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.standard.operators import hitl
-from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskAwaitingInput
 from tire_airflow.approval import ApproveIfAsked
 
 from tire_pipeline import steps
@@ -19,12 +19,13 @@ EVENT = {"params_input": {}, "responded_at": datetime(2026, 1, 1, tzinfo=UTC)}
 
 
 class Skipping(ApproveIfAsked):
-    """Keeps what Airflow would be told to skip."""
+    """Keeps what Airflow is told to skip, which ends the task by an exception, as Airflow's own does."""
 
     skipped: list[str]
 
     def skip(self, *, ti: Any, tasks: Any) -> None:
         self.skipped = [t.task_id for t in tasks]
+        raise DownstreamTasksSkipped(tasks=self.skipped)
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def test_a_no_and_no_answer_skip_the_promotion_and_are_written_down(
 ) -> None:
     kept: list[Any] = []
     monkeypatch.setattr(steps, "reject", lambda *args, **options: kept.append((args, options)))
-    operator.execute_complete(context(approval=True), {**EVENT, "chosen_options": ["Reject"], "responded_by_user": by})
+    answer = {**EVENT, "chosen_options": ["Reject"], "responded_by_user": by}
+    with pytest.raises(DownstreamTasksSkipped):
+        operator.execute_complete(context(approval=True), answer)
     assert kept == [((ModelRef(**MODEL), reason), {"run_key": "run", "actor": actor})]
     assert operator.skipped == ["produce"]
 
