@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,11 +18,18 @@ from fastapi import FastAPI
 from onnx import TensorProto, helper
 
 from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.errors import InputError, ServiceUnavailable
 from tire_pipeline.imaging import Preprocessing, encode_png, prepare
+from tire_pipeline.serving.app import create_app
+from tire_pipeline.serving.capture import Capture
 from tire_pipeline.serving.connections import build_server
 from tire_pipeline.serving.limits import Limits
+from tire_pipeline.serving.metrics import ServingMetrics
+from tire_pipeline.serving.model import LoadedModel, ModelSlot, load_model
+from tire_pipeline.serving.spool import Spool
 
 LIMITS = Limits()
+SMALL = Limits(max_images=4, max_image_bytes=50_000, max_body_bytes=200_000, max_pixels=1_000_000, max_in_flight=4)
 CLASSES = ["defective", "good"]
 MakeBundle = Callable[..., Bundle]
 Serve = Callable[..., httpx.Client]
@@ -121,3 +130,68 @@ def running(app: FastAPI, limits: Limits) -> Iterator[httpx.Client]:
 def serve() -> Iterator[Serve]:
     with ExitStack() as stack:
         yield lambda app, limits=LIMITS: stack.enter_context(running(app, limits))
+
+
+class FakeLedger:
+    """Knows the predictions it was given, and takes feedback on those alone."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.feedback: list[tuple[str, str, str]] = []
+        self.away = False
+
+    def record_predictions(self, rows: Sequence[dict[str, Any]]) -> None:
+        if self.away:
+            raise ServiceUnavailable("The ledger did not answer.")
+        self.rows.update({row["prediction_id"]: row for row in rows})
+
+    def record_feedback(self, prediction_id: str, label: str, source: str) -> None:
+        if self.away:
+            raise ServiceUnavailable("The ledger did not answer.")
+        if prediction_id not in self.rows:
+            raise InputError(f"There is no prediction {prediction_id}.")
+        self.feedback.append((prediction_id, label, source))
+
+
+@pytest.fixture
+def metrics() -> ServingMetrics:
+    return ServingMetrics()
+
+
+@pytest.fixture
+def slot(metrics: ServingMetrics) -> ModelSlot:
+    return ModelSlot("tire-defect", metrics)
+
+
+@pytest.fixture
+def model(make_bundle: MakeBundle, slot: ModelSlot) -> LoadedModel:
+    model = replace(load_model(make_bundle().path), version=7)
+    slot.swap(model)
+    return model
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    return FakeLedger()
+
+
+@pytest.fixture
+def client(slot: ModelSlot, metrics: ServingMetrics, ledger: FakeLedger, tmp_path: Path, serve: Serve) -> httpx.Client:
+    capture = Capture(ledger, Spool(tmp_path / "spool"), metrics=metrics)
+    return serve(create_app(slot, metrics=metrics, limits=SMALL, capture=capture, threads=2))
+
+
+def pictures(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{i}.png", data)) for i, data in enumerate(contents)]
+
+
+class Stuck:
+    """A session that answers when it is let go."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.reached, self.gate = session, threading.Event(), threading.Event()
+
+    def probabilities(self, x_BCHW: Any) -> Any:
+        self.reached.set()
+        assert self.gate.wait(10)
+        return self.session.probabilities(x_BCHW)

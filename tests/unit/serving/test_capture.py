@@ -62,11 +62,6 @@ def ledger() -> FakeLedger:
 
 
 @pytest.fixture
-def metrics() -> ServingMetrics:
-    return ServingMetrics()
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
