@@ -18,6 +18,7 @@ class ApproveIfAsked(ApprovalOperator):
 
     The person sees what the gate says of the model that `stage` returned, rule by rule. No answer within
     `response_timeout` is a refusal; a refusal is written down, skips what comes after, and leaves production as it was.
+    A retry acts on the answer that the try before it was given, instead of asking again.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -28,6 +29,9 @@ class ApproveIfAsked(ApprovalOperator):
         if not context["params"].get("approval"):
             self.log.info("this run goes to production without a person's approval: the trigger form asked for none")
             return None
+        if (left := _answer_left(context)) is not None:
+            self.log.info("answered before, by %s: %s", left["responded_by_user"], left["chosen_options"])
+            return self.execute_complete(context, left)
         request = steps.check_request(context["params"])
         with airflow_errors():
             self.body = steps.evidence(
@@ -52,6 +56,14 @@ class ApproveIfAsked(ApprovalOperator):
                     actor=who,
                 )
         return super().execute_complete(context, event)
+
+
+def _answer_left(context: Context) -> dict[str, Any] | None:
+    ti = context["ti"]
+    if ti.try_number == 1:
+        return None
+    with airflow_errors():
+        return steps.answer_left(ti.dag_id, ti.run_id, ti.task_id, ti.try_number)
 
 
 def _staged(context: Context) -> ModelRef:

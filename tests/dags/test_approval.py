@@ -35,9 +35,16 @@ def operator() -> Skipping:
     return made
 
 
-def context(*, approval: bool) -> dict[str, Any]:
+def context(*, approval: bool, try_number: int = 1) -> dict[str, Any]:
     values = {"stage": MODEL, "check_serving": {"p95_ms": 12.0}}
-    ti = SimpleNamespace(id="ti", xcom_pull=lambda task_ids: values[task_ids])
+    ti = SimpleNamespace(
+        id="ti",
+        dag_id="train_and_promote",
+        run_id="run",
+        task_id="approve",
+        try_number=try_number,
+        xcom_pull=lambda task_ids: values[task_ids],
+    )
     produce = SimpleNamespace(task_id="produce", is_teardown=False)
     task = SimpleNamespace(get_direct_relatives=lambda upstream: [produce])
     params = {"dataset_version": "v1", "approval": approval, "min_recall": 0.9}
@@ -98,3 +105,24 @@ def test_a_yes_goes_on_and_leaves_nothing_behind(operator: Skipping, monkeypatch
     answer = {**EVENT, "chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "ann"}}
     operator.execute_complete(context(approval=True), answer)
     assert not hasattr(operator, "skipped")
+
+
+def test_a_retry_acts_on_the_answer_that_is_left_and_asks_nobody(operator: Skipping, monkeypatch: Any) -> None:
+    sought: list[Any] = []
+    kept: list[Any] = []
+    left = {**EVENT, "chosen_options": ["Reject"], "responded_by_user": {"id": "1", "name": "ann"}}
+    monkeypatch.setattr(steps, "answer_left", lambda *task: sought.append(task) or left)
+    monkeypatch.setattr(steps, "reject", lambda *args, **options: kept.append(options["actor"]))
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **_: pytest.fail("it was answered"))
+    with pytest.raises(DownstreamTasksSkipped):
+        operator.execute(context(approval=True, try_number=2))
+    assert sought == [("train_and_promote", "run", "approve", 2)]
+    assert kept == ["ann"]
+
+
+def test_a_retry_without_an_answer_asks(operator: Skipping, monkeypatch: Any) -> None:
+    monkeypatch.setattr(steps, "answer_left", lambda *_: None)
+    monkeypatch.setattr(steps, "evidence", lambda *_, **__: "- ✓ metric: good")
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **_: None)
+    with pytest.raises(TaskAwaitingInput):
+        operator.execute(context(approval=True, try_number=2))

@@ -5,7 +5,7 @@ Each takes and returns small records (`refs`), may be repeated at any time, and 
 
 from __future__ import annotations
 
-from tire_pipeline.steps.approval import evidence, reject
+from tire_pipeline.steps.approval import answer_left, evidence, reject
 from tire_pipeline.steps.candidates import train, training_specs
 from tire_pipeline.steps.containers import newest_try, reap
 from tire_pipeline.steps.cross_validation import cross_validate
@@ -45,6 +45,7 @@ from tire_pipeline.steps.tuning import read_space, tune, work_on
 __all__ = [
     "SAGEMAKER_OUTPUT",
     "RunRequest",
+    "answer_left",
     "check_request",
     "check_serving",
     "cross_validate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.refs import ModelRef
@@ -43,6 +44,30 @@ def evidence(
     url = s.tracking.run_url(model.run_id)
     lines.append(f"[Figures]({url}), [model card]({url}/artifacts/evaluation/model_card.html)")
     return "\n\n".join(lines)
+
+
+def answer_left(
+    dag_id: str, run_id: str, task_id: str, try_number: int, *, services: Services | None = None
+) -> dict[str, Any] | None:
+    """The answer that a person gave and no try acted on, as Airflow hands it to a task; None where none is left.
+
+    Airflow 3.3 takes an answer for a failure that comes before its scheduler has seen the task pause, and a try may end
+    between the answer and what it sets off. The next try (`try_number`) goes on from there instead of asking again. A
+    try that ended well has done what it was told: whoever clears it wants to be asked anew.
+    """
+    airflow = live(services).orchestrator
+    for number in range(try_number, 0, -1):  # the newest first: one that never ran leaves its question to its successor
+        asked = airflow.answer(dag_id, run_id, task_id, number)
+        if asked and asked["task_instance"]["state"] == "success":
+            return None
+        if asked and asked["response_received"]:
+            return {
+                "chosen_options": asked["chosen_options"],
+                "params_input": asked["params_input"],
+                "responded_at": datetime.fromisoformat(asked["responded_at"]),
+                "responded_by_user": asked["responded_by_user"],
+            }
+    return None
 
 
 def reject(

@@ -49,6 +49,14 @@ class Orchestrator:
         answer = self._request("GET", path)
         return None if answer.status_code == 404 else self._json(answer)
 
+    def answer(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> dict[str, Any] | None:
+        """What a person, or the timeout, answered to one try of a task that asked (`chosen_options`, `responded_at`,
+        `responded_by_user`, `task_instance`, …; `response_received` says whether anybody did), or None for a try
+        that did not ask."""
+        path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}/-1/hitlDetails"
+        answer = self._request("GET", f"{path}/tries/{try_number}")
+        return None if answer.status_code == 404 else self._json(answer)
+
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> Any:
         """What the task returned, or None when it returned nothing."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
