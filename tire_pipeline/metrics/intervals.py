@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's for proportions of independent images, a bootstrap of whole groups for the rest."""
+"""95 % intervals: Wilson's for proportions, a bootstrap of whole groups for the rest."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from tire_pipeline.metrics.scored import Floats, Ints, Scored
-from tire_pipeline.metrics.values import point, weighted
+from tire_pipeline.metrics.values import LEAST_PROBABILITY, point, weighted
 
 NUM_BOOTSTRAP = 1000
 CELLS_MAX = 8_000_000  # weights held at once, 64 MB
 PROPORTIONS = ("accuracy", "precision", "recall", "specificity")
-WILSON, MOVER = "Wilson", "Wilson for each class, joined (MOVER)"
 Groups = npt.NDArray[Any]
 
 
 def with_intervals(s: Scored, groups: Groups, *, seed: int = 0) -> dict[str, float]:
     """`name`, `name_low`, `name_high` of every metric; `methods` says how each interval was made.
 
-    Shots of one physical thing are not independent: percentiles of 1,000 bootstrap samples of whole groups, drawn
-    within the class of the group's first image (Davison & Hinkley 1997, §2.4; Field & Welsh 2007). No sample differs
-    where every image was right, or none: there a proportion's interval is Wilson's with each group as one trial, so
-    that ten flawless groups do not pass for certainty.
+    Shots of one physical thing are not independent. A proportion has Wilson's interval on as many images as they are
+    worth (see `_share`); the balanced accuracy those of its classes, joined. The others have percentiles of 1,000
+    bootstrap samples of whole groups, drawn within the class of the group's first image (Davison & Hinkley 1997, §2.4;
+    Field & Welsh 2007), at levels that allow for few groups (Hesterberg, The American Statistician 69, 2015). Where no
+    sample differs, as of flawless answers, they have Wilson's with each group as one trial, and where a class has but
+    one group all values that there are.
     """
     values = point(s)
-    bounds = _bootstrap(s, groups, seed=seed)
-    alone = independent(groups)
+    bounds = _bootstrap(s, groups, values, seed=seed)
     for name in (n for n in (*PROPORTIONS, "balanced_accuracy") if n in values):
-        trials = _trials(s, name, groups if not alone else np.arange(len(groups)))
-        if alone or values[name] in (0.0, 1.0):
-            bounds[name] = _wilson_mean(trials)
+        bounds[name] = _wilson_mean(_shares(s, name, groups))
     for name, (low, high) in bounds.items():
         values[f"{name}_low"], values[f"{name}_high"] = low, high
     return values
@@ -41,12 +39,21 @@ def with_intervals(s: Scored, groups: Groups, *, seed: int = 0) -> dict[str, flo
 
 def methods(names: list[str], groups: Groups) -> dict[str, str]:
     """How `with_intervals` makes each metric's interval, in words."""
-    number = len(np.unique(groups))
-    grouped = f"bootstrap of {number} {'images' if independent(groups) else 'groups'}, stratified by class"
-    if not independent(groups):
-        return dict.fromkeys(names, grouped)
-    wilson_ones = dict.fromkeys(PROPORTIONS, WILSON) | {"balanced_accuracy": MOVER}
-    return {name: wilson_ones.get(name, grouped) for name in names}
+    number, alone = len(np.unique(groups)), independent(groups)
+    wilson_one = "Wilson" if alone else f"Wilson, for {number} groups"
+    own = dict.fromkeys(PROPORTIONS, wilson_one) | {"balanced_accuracy": f"{wilson_one}, of each class, joined (MOVER)"}
+    return {name: own.get(name, f"bootstrap of {number} {'images' if alone else 'groups'}") for name in names}
+
+
+def expanded(alpha: float, n: int) -> float:
+    """The share of bootstrap samples of n things to cut off for `alpha` of the truth: fewer, since n are but a sample
+    themselves (Hesterberg 2015, §4.3)."""
+    return float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(alpha, n - 1))) if n > 1 else 0.0
+
+
+def groups_of_rarest(y_N: Ints, groups: Groups) -> int:
+    """The number of groups of the class that has the fewest."""
+    return min(len(np.unique(groups[y_N == k])) for k in np.unique(y_N))
 
 
 def independent(groups: Groups) -> bool:
@@ -86,19 +93,33 @@ def _draws(rng: np.random.Generator, count: int, n: int) -> Ints:
     return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n)
 
 
-def _bootstrap(s: Scored, groups: Groups, *, seed: int) -> dict[str, tuple[float, float]]:
+def _bootstrap(s: Scored, groups: Groups, values: dict[str, float], *, seed: int) -> dict[str, tuple[float, float]]:
     pieces = [weighted(s, w_BN) for w_BN in group_weights(s.y_N, groups, seed=seed)]
-    samples_MB = np.array([np.concatenate([p[name] for p in pieces]) for name in pieces[0]])
-    known = ~np.isnan(samples_MB).all(axis=1)
+    rarest = groups_of_rarest(s.y_N, groups)
+    outside = expanded(0.025, rarest)
     bounds = {}
-    for name, sample_B, some in zip(pieces[0], samples_MB, known, strict=True):
-        low, high = np.nanpercentile(sample_B, [2.5, 97.5]) if some else (np.nan, np.nan)
+    for name in pieces[0]:
+        sample_B = np.concatenate([p[name] for p in pieces])
+        if np.isnan(sample_B).all():
+            bounds[name] = np.nan, np.nan
+            continue
+        low, high = np.nanquantile(sample_B, [outside, 1 - outside])
+        most = _most(s, name)
+        if rarest == 1:
+            low, high = 0.0, most
+        elif low == high:
+            low, high = most * np.array(wilson(values[name] / most * rarest, rarest))
         bounds[name] = float(low), float(high)
     return bounds
 
 
-def _trials(s: Scored, name: str, groups: Groups) -> list[tuple[float, float]]:
-    """(successes, trials) of each proportion whose mean the metric is; a group is one trial, its share its success."""
+def _most(s: Scored, name: str) -> float:
+    """The largest value of a metric; the least of all is 0."""
+    return {"log_loss": -float(np.log(LEAST_PROBABILITY)), "cost": max(s.costs.miss, s.costs.alarm)}.get(name, 1.0)
+
+
+def _shares(s: Scored, name: str, groups: Groups) -> list[tuple[float, float]]:
+    """`_share` of each proportion whose mean the metric is."""
     if name == "balanced_accuracy":
         return [_share(s.correct[s.y_N == k], groups[s.y_N == k]) for k in np.unique(s.y_N)]
     if name == "accuracy":
@@ -109,16 +130,32 @@ def _trials(s: Scored, name: str, groups: Groups) -> list[tuple[float, float]]:
 
 
 def _share(hit_N: npt.NDArray[np.bool_], groups: Groups) -> tuple[float, float]:
-    trials = len(np.unique(groups))
-    return (float(np.mean(hit_N)) * trials if trials else 0.0), trials
+    """(share of hits, how many independent images these are worth).
+
+    That is their number over the design effect, which is how much more the share varies between groups than between
+    independent images, less what so few groups leave open of it (Korn & Graubard, Survey Methodology 24, 1998; with
+    Wilson's interval: Dean & Pagano, J. of Survey Statistics and Methodology 3, 2015). Where all are hits, or none,
+    groups do not vary: each is one image.
+    """
+    found, group_N = np.unique(groups, return_inverse=True)
+    number, trials = len(hit_N), len(found)
+    share = float(np.mean(hit_N)) if number else 0.0
+    if trials == number or share in (0.0, 1.0):
+        return share, trials
+    few = (norm.ppf(0.975) / t.ppf(0.975, max(1, trials - 1))) ** 2
+    if trials == 1:
+        return share, few
+    apart_G = np.bincount(group_N, weights=hit_N - share)
+    variance = trials / (trials - 1) * np.sum(apart_G**2) / number**2
+    return share, few * min(number, share * (1 - share) / variance if variance else number)
 
 
-def _wilson_mean(trials: list[tuple[float, float]]) -> tuple[float, float]:
+def _wilson_mean(shares: list[tuple[float, float]]) -> tuple[float, float]:
     """The interval of the mean of independent proportions from Wilson's of each: MOVER (Zou & Donner, Statistics in
     Medicine 27, 2008)."""
-    share_K = np.array([s / n if n else np.nan for s, n in trials])
-    low_K, high_K = np.array([wilson(s, n) for s, n in trials]).T
-    mean, size = share_K.mean(), len(trials)
+    share_K = np.array([share for share, _ in shares])
+    low_K, high_K = np.array([wilson(share * n, n) for share, n in shares]).T
+    mean, size = share_K.mean(), len(shares)
     if size == 1:
         return float(low_K[0]), float(high_K[0])
     low = mean - np.sqrt(np.sum((share_K - low_K) ** 2)) / size

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from tire_pipeline.metrics.intervals import Groups, group_weights, independent
+from tire_pipeline.metrics.intervals import Groups, expanded, group_weights, groups_of_rarest, independent
 from tire_pipeline.metrics.scored import Floats, Scored
 
 NUM_FLIPS = 4999
@@ -27,14 +27,16 @@ def paired_differences(
 ) -> dict[str, Difference]:
     """The differences in `cost` an image and, with a positive class, in its `recall`, by bootstrap of whole groups.
 
-    Both models are weighted alike in every sample, so what is hard for both does not widen the bounds at `alpha`.
+    Both models are weighted alike in every sample, so what is hard for both does not widen the bounds at `alpha`, which
+    allow for few groups as those of one model do.
     """
     gain_NM, among_NM = _parts(candidate, champion)
     sums = [(w_BN @ gain_NM, w_BN @ among_NM) for w_BN in group_weights(candidate.y_N, groups, seed=seed)]
     with np.errstate(invalid="ignore"):
         sample_BM = np.concatenate([gain / among for gain, among in sums])
         value_M = gain_NM.sum(axis=0) / among_NM.sum(axis=0)
-    low_M, high_M = np.quantile(sample_BM, [alpha, 1 - alpha], axis=0)
+    outside = expanded(alpha, groups_of_rarest(candidate.y_N, groups))
+    low_M, high_M = np.quantile(sample_BM, [outside, 1 - outside], axis=0)
     named = zip(("cost", "recall"), value_M, low_M, high_M, strict=False)
     return {name: Difference(float(value), float(low), float(high)) for name, value, low, high in named}
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tire_pipeline.metrics.scored import Floats, Ints, Scored
 
 ECE_BINS = 10
+LEAST_PROBABILITY = 1e-7
 
 
 def point(s: Scored) -> dict[str, float]:
@@ -26,7 +27,7 @@ def weighted(s: Scored, w_BN: Floats) -> Mapping[str, Floats]:
 
     Probabilities are clipped to 1e-7 for the log loss; ECE has 10 equal bins (Guo et al., ICML 2017).
     """
-    p_NK = np.clip(s.p_NK.astype(float), 1e-7, 1.0)
+    p_NK = np.clip(s.p_NK.astype(float), LEAST_PROBABILITY, 1.0)
     rows = np.arange(len(s.y_N))
     one_hot_NK = np.eye(p_NK.shape[1])[s.y_N]
     loss_N = -np.log(p_NK[rows, s.y_N] / p_NK.sum(axis=1))
