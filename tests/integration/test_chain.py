@@ -296,7 +296,9 @@ def test_the_next_version_is_reported_against_the_data_and_by_the_model_in_produ
 
 
 @pytest.mark.timeout(300)
-def test_several_label_columns_make_one_model_with_figures_for_each_label(live: Services, tmp_path: Path) -> None:
+def test_several_label_columns_make_one_model_that_is_judged_and_served_for_each_label(
+    live: Services, tmp_path: Path
+) -> None:
     folder = draw(tmp_path / "a", per_class=80)
     rows = ["path,condition,light"]
     for i, file in enumerate(sorted(folder.rglob("*.png"))):
@@ -314,6 +316,18 @@ def test_several_label_columns_make_one_model_with_figures_for_each_label(live: 
     assert figures == [evaluation.metrics[n] for n in ("accuracy", "condition/recall", "light/balanced_accuracy")]
     assert evaluation.metrics["accuracy"] <= evaluation.metrics["condition/accuracy"]
     assert evaluation.metrics["condition/accuracy"] >= 0.8
+
+    (registered,) = steps.register([replace(evaluation, passed=True)], run_key="r1", services=live)
+    steps.check_serving(registered, services=live)
+    made = steps.produce(
+        "balanced_accuracy", threshold=0.5, limits={"recall_min": 0.7}, model=registered, services=live
+    )
+    rules = [v["rule"] for v in made.evidence["verdicts"]]
+    assert rules[:4] == ["metric", "metric of condition", "metric of light", "recall"]
+    (quick,) = run(live, "v1", epochs=1, threshold=0.0)
+    (worse,) = steps.register([quick], run_key="r2", services=live)
+    with pytest.raises(GateRefused, match=r"recall -?\+?\d.* against the champion \(version 1\)"):
+        steps.produce("balanced_accuracy", threshold=0.0, model=worse, services=live)
 
 
 @pytest.mark.timeout(300)

@@ -10,7 +10,7 @@ import torch
 
 from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.datasets.several_labels import membership
-from tire_pipeline.evaluation.by_label import by_label, metrics_of
+from tire_pipeline.evaluation.by_label import by_label, judged, metrics_of
 from tire_pipeline.imaging import normalise
 from tire_pipeline.metrics import Scored, point
 from tire_pipeline.models import build
@@ -97,3 +97,6 @@ def test_each_label_has_the_probabilities_of_its_values_added_up() -> None:
 def test_plain_classes_have_no_figures_beside_their_own() -> None:
     scored = Scored(np.array([0, 1]), np.eye(2), np.array([0, 1]), 1)
     assert by_label(scored, ["bad", "good"], positive_class="bad") == {}
+    (only,) = judged(scored, ["good", "bad"], positive_class="good").values()
+    assert (only.positive, scored.positive) == (0, 1)
+    assert judged(scored, ["bad", "good"], positive_class=None)[""].positive is None

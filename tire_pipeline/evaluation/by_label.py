@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tire_pipeline.metrics import Scored, with_intervals
 
 
 def metrics_of(
-    scored: Scored, groups: npt.NDArray[Any], classes: Sequence[str], *, positive_class: str
+    scored: Scored, groups: npt.NDArray[Any], classes: Sequence[str], *, positive_class: str | None
 ) -> dict[str, float]:
     """Every metric with its interval, and of several labels each label's as `<label>/<metric>`; `accuracy` is then the
     joint one. The label that has the positive class among its values has its recall, too."""
@@ -23,7 +24,14 @@ def metrics_of(
     return metrics
 
 
-def by_label(scored: Scored, classes: Sequence[str], *, positive_class: str) -> dict[str, Scored]:
+def judged(scored: Scored, classes: Sequence[str], *, positive_class: str | None) -> dict[str, Scored]:
+    """The answers to each label of the images by its name; to their only one under "". Positive is what is named."""
+    if found := by_label(scored, classes, positive_class=positive_class):
+        return found
+    return {"": replace(scored, positive=classes.index(positive_class) if positive_class in classes else None)}
+
+
+def by_label(scored: Scored, classes: Sequence[str], *, positive_class: str | None) -> dict[str, Scored]:
     """The answers as answers to each label alone, by adding up probabilities; none where the classes are plain."""
     apart = [take_apart(name) for name in classes]
     found = {}
@@ -31,5 +39,5 @@ def by_label(scored: Scored, classes: Sequence[str], *, positive_class: str) -> 
         value_of_K = np.array([values.index(a[label]) for a in apart])
         p_NV = scored.p_NK @ np.eye(len(values))[value_of_K]
         positive = values.index(positive_class) if positive_class in values else None
-        found[label] = Scored(value_of_K[scored.y_N], p_NV, p_NV.argmax(axis=1), positive)
+        found[label] = Scored(value_of_K[scored.y_N], p_NV, p_NV.argmax(axis=1), positive, scored.costs)
     return found

@@ -11,12 +11,20 @@ from __future__ import annotations
 
 from tire_pipeline.metrics.catalogue import LOWER_IS_BETTER, better, canonical, names
 from tire_pipeline.metrics.intervals import methods, wilson, with_intervals
-from tire_pipeline.metrics.paired import Difference, chance_of_saving, mcnemar, mcnemar_power, paired_differences
+from tire_pipeline.metrics.paired import (
+    MCNEMAR,
+    Difference,
+    chance_of_saving,
+    mcnemar,
+    mcnemar_power,
+    paired_differences,
+)
 from tire_pipeline.metrics.scored import Costs, Floats, Ints, Scored
 from tire_pipeline.metrics.values import confusion, point
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "MCNEMAR",
     "Costs",
     "Difference",
     "Floats",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
 
-from tire_pipeline.metrics.intervals import Groups, expanded, group_weights, groups_of_rarest, independent
+from tire_pipeline.metrics.intervals import Groups, expanded, group_weights, independent
 from tire_pipeline.metrics.scored import Floats, Scored
 
 NUM_FLIPS = 4999
+MCNEMAR = "McNemar's exact test"
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,26 @@ class Difference:
 
 
 def paired_differences(
-    candidate: Scored, champion: Scored, groups: Groups, *, alpha: float = 0.05, seed: int = 0
+    candidate: Sequence[Scored], champion: Sequence[Scored], groups: Groups, *, alpha: float = 0.05, seed: int = 0
 ) -> dict[str, Difference]:
     """The differences in `cost` an image and, with a positive class, in its `recall`, by bootstrap of whole groups.
 
-    Both models are weighted alike in every sample, so what is hard for both does not widen the bounds at `alpha`, which
-    allow for few groups as those of one model do.
+    Each model is given by its answers for every label that an image has, most often one; their costs add up. Both are
+    weighted alike in every sample, so what is hard for both does not widen the bounds at `alpha`, which allow for few
+    groups as those of one model do.
     """
-    gain_NM, among_NM = _parts(candidate, champion)
-    sums = [(w_BN @ gain_NM, w_BN @ among_NM) for w_BN in group_weights(candidate.y_N, groups, seed=seed)]
-    with np.errstate(invalid="ignore"):
-        sample_BM = np.concatenate([gain / among for gain, among in sums])
-        value_M = gain_NM.sum(axis=0) / among_NM.sum(axis=0)
-    outside = expanded(alpha, groups_of_rarest(candidate.y_N, groups))
-    low_M, high_M = np.quantile(sample_BM, [outside, 1 - outside], axis=0)
-    named = zip(("cost", "recall"), value_M, low_M, high_M, strict=False)
-    return {name: Difference(float(value), float(low), float(high)) for name, value, low, high in named}
+    kind_N = np.unique(np.stack([s.y_N for s in candidate]), axis=1, return_inverse=True)[1]
+    counted = _counted(candidate, champion)
+    weights = list(group_weights(kind_N, groups, seed=seed))
+    found = {}
+    for name, (gain_N, among_N) in counted.items():
+        with np.errstate(invalid="ignore"):
+            sample_B = np.concatenate([(w_BN @ gain_N) / (w_BN @ among_N) for w_BN in weights])
+            value = gain_N.sum() / among_N.sum()
+        outside = expanded(alpha, len(np.unique(groups[among_N > 0])))
+        low, high = np.quantile(sample_B, [outside, 1 - outside])
+        found[name] = Difference(float(value), float(low), float(high))
+    return found
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -56,7 +62,9 @@ def mcnemar_power(n: int, better: float, worse: float, *, alpha: float = 0.05) -
     return float(np.sum(chance_D * binom.sf(needed_D - 1, discordant, better / (better + worse))))
 
 
-def chance_of_saving(candidate: Scored, champion: Scored, groups: Groups, *, seed: int = 0) -> tuple[float, str]:
+def chance_of_saving(
+    candidate: Sequence[Scored], champion: Sequence[Scored], groups: Groups, *, seed: int = 0
+) -> tuple[float, str]:
     """(p, test): how likely two equal models differ in cost as much as these, in the candidate's favour.
 
     Where every image stands alone and every mistake costs the same this is McNemar's exact test. Otherwise its
@@ -64,26 +72,32 @@ def chance_of_saving(candidate: Scored, champion: Scored, groups: Groups, *, see
     group's saving is a coin's (Edgington & Onghena, Randomization Tests, 2007, ch. 5; p with 4,999 flips after Phipson
     & Smyth 2010).
     """
-    saving_N = champion.cost - candidate.cost
+    saving_N = _cost(champion) - _cost(candidate)
     _, group_N = np.unique(groups, return_inverse=True)
     saving_G = np.bincount(group_N, weights=saving_N)
     moved_G = saving_G[saving_G != 0]
     if independent(groups) and len(np.unique(np.abs(moved_G))) <= 1:
-        return mcnemar(int(np.sum(moved_G > 0)), int(np.sum(moved_G < 0))), "McNemar's exact test"
+        return mcnemar(int(np.sum(moved_G > 0)), int(np.sum(moved_G < 0))), MCNEMAR
     return _sign_flips(moved_G, seed=seed), f"sign flips of {len(saving_G)} groups"
 
 
-def _parts(candidate: Scored, champion: Scored) -> tuple[Floats, Floats]:
-    """(N, M) each: what an image adds to the difference, and whether it counts, for cost and for recall."""
-    saved_N = candidate.cost - champion.cost
-    if candidate.positive is None:
-        return saved_N[:, None], np.ones((len(saved_N), 1))
-    truth_N = (candidate.y_N == candidate.positive).astype(float)
-    found_N = (candidate.correct.astype(float) - champion.correct) * truth_N
-    return np.stack([saved_N, found_N], axis=1), np.stack([np.ones(len(truth_N)), truth_N], axis=1)
+def _counted(candidate: Sequence[Scored], champion: Sequence[Scored]) -> dict[str, tuple[Floats, Floats]]:
+    """By name, (N,) each: what an image adds to the difference, and whether it counts."""
+    saved_N = _cost(candidate) - _cost(champion)
+    counted: dict[str, tuple[Floats, Floats]] = {"cost": (saved_N, np.ones(len(saved_N)))}
+    for mine, theirs in zip(candidate, champion, strict=True):
+        if mine.positive is not None:
+            truth_N = (mine.y_N == mine.positive).astype(float)
+            counted["recall"] = (mine.correct.astype(float) - theirs.correct) * truth_N, truth_N
+    return counted
+
+
+def _cost(labels: Sequence[Scored]) -> Floats:
+    """(N,): what an image's mistakes cost, over its labels."""
+    return np.asarray(np.sum([s.cost for s in labels], axis=0))
 
 
 def _sign_flips(saving_G: Floats, *, seed: int) -> float:
     signs = np.random.default_rng(seed).integers(0, 2, size=(NUM_FLIPS, len(saving_G)), dtype=np.int8) * 2 - 1
-    reached = np.count_nonzero(signs @ saving_G >= saving_G.sum() - 1e-9)
+    reached = int(np.count_nonzero(signs @ saving_G >= saving_G.sum() - 1e-9))
     return (reached + 1) / (NUM_FLIPS + 1)

@@ -53,12 +53,19 @@ class Slice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Figures on the locked test split: `metrics` holds name, name_low and name_high (95 % interval)."""
+    """Figures on the locked test split: `metrics` holds name, name_low and name_high (95 % interval).
+
+    Where images have several `labels`, those names are of all labels together, and `<label>/name` of each; the recall
+    is then that of the label that has a positive class, `positive_label`.
+    """
 
     metrics: Mapping[str, float]
     num_images: int
+    num_groups: int
     num_positive: int | None = None
     slices: tuple[Slice, ...] = ()
+    labels: tuple[str, ...] = ()
+    positive_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Comparison:
     """Candidate minus champion on the same test images, and the chance `p`, by `test`, that equal models differ so.
 
     `cost` is that of the mistakes, an image. `power`: the chance of noticing a model that is right on 5 images more in
-    a hundred.
+    a hundred, where it can be computed: McNemar's test has one, sign flips of groups have none of their own.
     """
 
     num_images: int
@@ -74,7 +81,7 @@ class Comparison:
     cost: Difference
     p: float
     test: str
-    power: float
+    power: float | None = None
     recall: Difference | None = None
 
 
@@ -130,6 +137,9 @@ def decide(candidate: Candidate, champion: Champion | None, gate: Gate) -> Decis
 
 def _absolute(c: Candidate, gate: Gate) -> Iterator[Verdict]:
     yield _metric(c, gate)
+    for label in c.labels:
+        if f"{label}/{gate.metric}" in c.metrics:
+            yield _metric(c, gate, label)
     if gate.recall_min is not None:
         yield _recall(c, gate.recall_min)
     if gate.slice_min is not None:
@@ -140,14 +150,16 @@ def _absolute(c: Candidate, gate: Gate) -> Iterator[Verdict]:
         yield Verdict("calibration", ece <= gate.ece_max, text)
 
 
-def _metric(c: Candidate, gate: Gate) -> Verdict:
+def _metric(c: Candidate, gate: Gate, label: str = "") -> Verdict:
     """The whole interval must be good enough: a lucky draw of test images is not enough."""
-    value, low, high = (c.metrics.get(gate.metric + end, math.nan) for end in ("", "_low", "_high"))
+    name = f"{label}/{gate.metric}" if label else gate.metric
+    value, low, high = (c.metrics.get(name + end, math.nan) for end in ("", "_low", "_high"))
     lower = gate.metric in LOWER_IS_BETTER
     worst = reaches(high if lower else low, gate)
     limit = "no threshold was given" if gate.threshold is None else f"all of it must {_must(gate)}"
-    text = f"{_words(gate.metric)} {value:.3f} [{low:.3f}, {high:.3f}] on {c.num_images} test images, {limit}"
-    return Verdict("metric", worst.promote and math.isfinite(value), text)
+    images = f"{c.num_images} test images" + (f" of {c.num_groups} things" if c.num_groups < c.num_images else "")
+    text = f"{_words(gate.metric, label)} {value:.3f} [{low:.3f}, {high:.3f}] on {images}, {limit}"
+    return Verdict(f"metric of {label}" if label else "metric", worst.promote and math.isfinite(value), text)
 
 
 def _must(gate: Gate) -> str:
@@ -156,10 +168,12 @@ def _must(gate: Gate) -> str:
 
 def _recall(c: Candidate, recall_min: float) -> Verdict:
     """The floor holds for the recall that was found; the text says how many images would prove it."""
-    found = c.metrics.get("recall", math.nan)
+    name = f"{c.positive_label}/recall" if c.positive_label else "recall"
+    found = c.metrics.get(name, math.nan)
     needed = images_to_prove(found, recall_min)
     proof = f"proving it takes {needed} of them" if needed else "no number of them would prove it"
-    text = f"recall {found:.3f} on {c.num_positive or 0} positive images, must reach {recall_min:g} ({proof})"
+    recall = f"{_words('recall', c.positive_label)} {found:.3f} on {c.num_positive or 0} positive images"
+    text = f"{recall}, must reach {recall_min:g} ({proof})"
     return Verdict("recall", found >= recall_min, text)
 
 
@@ -205,9 +219,9 @@ def _compared(c: Comparison, name: str, gate: Gate) -> Iterator[Verdict]:
         f"p = {c.p:.3f} ({c.test}), must be under {gate.alpha:g}"
     )
     better = c.p < gate.alpha and c.cost.value < 0
-    hint = f"; a gain of 5 points would be noticed here with a chance of {c.power:.0%}"
+    hint = "" if c.power is None else f"; a gain of 5 points would be noticed here with a chance of {c.power:.0%}"
     yield Verdict("cost", better, text if better else text + hint)
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
+def _words(metric: str, label: str = "") -> str:
+    return metric.replace("_", " ") + (f" of {label}" if label else "")

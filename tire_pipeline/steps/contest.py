@@ -38,10 +38,11 @@ def contest(
 
     with stored_bundle(s, tags["tire.bundle"]) as bundle:
         mine = on_test(bundle)
-    candidate = candidate_of(mine, gate.metric)
-    if champion is None or champion.version == model.version:
-        return candidate, None
-    return candidate, _champion(s, champion, mine, on_test, set(snapshot.usable["label"]), gate.alpha)
+        candidate = candidate_of(s, bundle, mine, gate.metric)
+        if champion is None or champion.version == model.version:
+            return candidate, None
+        classes = set(snapshot.usable["label"])
+        return candidate, _champion(s, champion, bundle, mine, on_test, classes, gate.alpha)
 
 
 def tags_of(s: Services, model: ModelRef) -> dict[str, str]:
@@ -52,35 +53,60 @@ def tags_of(s: Services, model: ModelRef) -> dict[str, str]:
     return found.tags
 
 
-def candidate_of(answers: Answers, metric: str) -> Candidate:
-    """What the gate is told of these answers. InputError for a metric that they do not have."""
+def candidate_of(s: Services, bundle: Bundle, answers: Answers, metric: str) -> Candidate:
+    """What the gate is told of the bundle's answers. InputError for a metric that they do not have."""
+    import numpy as np
+
+    from tire_pipeline.evaluation.by_label import judged, metrics_of
     from tire_pipeline.evaluation.slices import slices
-    from tire_pipeline.metrics import canonical, names, with_intervals
+    from tire_pipeline.metrics import canonical, names
     from tire_pipeline.registry.gate import Candidate, Slice
 
-    s = answers.scored
-    canonical(metric, names(has_positive=s.positive is not None))
-    found = tuple(Slice(c.name, c.num_images, c.accuracy) for c in slices(answers))
-    positives = None if s.positive is None else int((s.y_N == s.positive).sum())
-    return Candidate(with_intervals(s, answers.groups), len(answers.rows), positives, found)
+    scored, groups = answers.scored, answers.groups
+    canonical(metric, names(has_positive=scored.positive is not None))
+    positive_class = _positive_class(s, bundle)
+    labels = judged(scored, bundle.classes, positive_class=positive_class)
+    positives = {name: int((it.y_N == it.positive).sum()) for name, it in labels.items() if it.positive is not None}
+    return Candidate(
+        metrics=metrics_of(scored, groups, bundle.classes, positive_class=positive_class),
+        num_images=len(answers.rows),
+        num_groups=len(np.unique(groups)),
+        num_positive=next(iter(positives.values()), None),
+        slices=tuple(Slice(c.name, c.num_images, c.accuracy) for c in slices(answers)),
+        labels=tuple(name for name in labels if name),
+        positive_label=next(iter(positives), ""),
+    )
+
+
+def _positive_class(s: Services, bundle: Bundle) -> str | None:
+    """Of a bundle with several labels, the project's, which one of them may have among its values."""
+    from tire_pipeline.datasets.several_labels import values_by_label
+
+    return s.settings.positive_class if values_by_label(bundle.classes) else bundle.positive_class
 
 
 def _champion(
     s: Services,
     champion: RegisteredVersion,
-    mine: Answers,
+    mine: Bundle,
+    answers: Answers,
     on_test: Callable[[Bundle], Answers],
     classes: set[str],
     alpha: float,
 ) -> Champion:
-    """The champion's record for the gate; without a comparison where it does not know all of the classes."""
+    """The champion's record for the gate, compared with the `answers` of the candidate `mine`; without a comparison
+    where it does not know all of the classes."""
+    from tire_pipeline.evaluation.by_label import judged
     from tire_pipeline.registry.comparison import compare
     from tire_pipeline.registry.gate import Champion
 
-    num_learnt = int(learnt_by(s, champion.tags, mine.rows).sum())
+    num_learnt = int(learnt_by(s, champion.tags, answers.rows).sum())
     with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
         if unknown := sorted(classes - set(bundle.classes)):
             return Champion(champion.version, unknown_classes=tuple(unknown), num_learnt=num_learnt)
         theirs = on_test(bundle)
-    comparison = compare(mine.scored, theirs.scored, mine.groups, alpha=alpha)
+        positive_class = _positive_class(s, mine)
+        challenged = judged(theirs.scored, bundle.classes, positive_class=positive_class)
+    challenging = judged(answers.scored, mine.classes, positive_class=positive_class)
+    comparison = compare([*challenging.values()], [*challenged.values()], answers.groups, alpha=alpha)
     return Champion(champion.version, comparison, num_learnt=num_learnt)

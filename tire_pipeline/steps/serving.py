@@ -102,7 +102,7 @@ def _export_int8(
         small = quantized(bundle, train.images_NHWC, train.positions, Path(tmp) / "bundle")
         own = answers_on(s, small, tags, "test")
         found = compare("ONNX and INT8", bundle, test.scored.p_NK, own.scored.p_NK)
-        decision = decide(candidate_of(own, metric), None, Gate(metric, threshold))
+        decision = decide(candidate_of(s, small, own, metric), None, Gate(metric, threshold))
         if not decision.promote:
             raise GateRefused(f"The INT8 model is not written: {decision.reason}.")
         shutil.copytree(small.path, out)

@@ -27,7 +27,7 @@ FIGURES = {
     **{"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "balanced_accuracy_high": 0.95},
     **{"log_loss": 0.3, "log_loss_low": 0.2, "log_loss_high": 0.4, "recall": 0.95, "ece": 0.05},
 }
-GOOD = Candidate(FIGURES, 300, 150, (Slice("camera=left", 60, 0.9), Slice("camera=right", 20, 0.1)))
+GOOD = Candidate(FIGURES, 300, 300, 150, (Slice("camera=left", 60, 0.9), Slice("camera=right", 20, 0.1)))
 BETTER = Comparison(
     num_images=300,
     cost_before=0.15,
@@ -100,6 +100,37 @@ def test_what_is_no_number_never_passes(rule: str, candidate: Candidate, champio
     assert failed(decide(candidate, champion, STRICT)) == [rule]
 
 
+def of_label(label: str, value: float) -> dict[str, float]:
+    name = f"{label}/balanced_accuracy"
+    return {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
+
+
+SEVERAL = replace(
+    GOOD,
+    metrics={**FIGURES, "recall": NAN, **of_label("condition", 0.9), **of_label("view", 0.9), "condition/recall": 0.95},
+    labels=("condition", "view"),
+    positive_label="condition",
+)
+
+
+def test_each_of_several_labels_must_be_good_enough_by_itself() -> None:
+    passed = decide(SEVERAL, CHAMPION, STRICT)
+    assert passed.promote
+    assert [v.rule for v in passed.verdicts][:4] == ["metric", "metric of condition", "metric of view", "recall"]
+    for label in ("condition", "view"):
+        worse = replace(SEVERAL, metrics={**SEVERAL.metrics, **of_label(label, 0.79)})
+        decision = decide(worse, CHAMPION, STRICT)
+        assert failed(decision) == [f"metric of {label}"]
+        assert f"balanced accuracy of {label} 0.790 [0.740, 0.840]" in decision.reason
+    missing = replace(SEVERAL, metrics={**SEVERAL.metrics, "condition/recall": 0.89})
+    assert failed(decide(missing, CHAMPION, STRICT)) == ["recall"]
+    assert "recall of condition 0.890" in decide(missing, CHAMPION, STRICT).reason
+
+
+def test_the_reason_says_how_many_things_the_images_show() -> None:
+    assert "300 test images of 40 things" in decide(replace(GOOD, num_groups=40), None, STRICT).reason
+
+
 def test_the_bound_of_a_loss_is_the_upper_one() -> None:
     assert decide(GOOD, None, LOSS).promote
     assert failed(decide(measured(log_loss_high=0.51), None, LOSS)) == ["metric"]
@@ -152,6 +183,7 @@ def test_the_reasons_have_the_figures_that_decided() -> None:
         "300 images, difference -0.050 [-0.080, -0.020], p = 0.200 (McNemar's exact test), must be under 0.05; a gain "
         "of 5 points would be noticed here with a chance of 70%"
     )
+    assert decide(GOOD, compared(p=0.2, power=None), Gate()).reason.endswith("must be under 0.05")
     assert "learnt from 4 of the test images" in decide(GOOD, replace(CHAMPION, num_learnt=4), Gate()).reason
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from tire_pipeline.registry.gate import Candidate, Champion, Gate, decide
 N, DRAWS = 300, 500
 Y = np.repeat([0, 1], N // 2)
 GATE = Gate()
-GOOD = Candidate({"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "ece": 0.02}, N, N // 2)
+GOOD = Candidate({"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "ece": 0.02}, N, N, N // 2)
 
 
 def pairs(better: float, worse: float, *, seed: int, costs: Costs | None = None) -> Iterator[tuple[Scored, Scored]]:
@@ -33,8 +35,8 @@ def promoted(better: float, worse: float, *, seed: int, groups: np.ndarray, cost
     """How many of the 500 candidates go into production."""
     count = 0
     for candidate, champion in pairs(better, worse, seed=seed, costs=costs):
-        if chance_of_saving(candidate, champion, groups)[0] < GATE.alpha:  # the others need no bounds to be refused
-            comparison = compare(candidate, champion, groups)
+        if chance_of_saving([candidate], [champion], groups)[0] < GATE.alpha:  # the others need no bounds to be refused
+            comparison = compare([candidate], [champion], groups)
             count += decide(GOOD, Champion(1, comparison), GATE).promote
     return count
 
@@ -44,6 +46,14 @@ def promoted(better: float, worse: float, *, seed: int, groups: np.ndarray, cost
 def test_an_equally_good_model_is_promoted_at_most_once_in_twenty(shots: int, costs: Costs) -> None:
     found = promoted(0.06, 0.06, seed=shots, groups=np.arange(N) // shots, costs=costs)
     assert binom.sf(found - 1, DRAWS, 0.05) > 0.01, f"{found} of {DRAWS} were promoted"
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_the_evidence_of_a_comparison_is_json(shots: int) -> None:
+    candidate, champion = next(pairs(0.06, 0.06, seed=0))
+    decision = decide(GOOD, Champion(1, compare([candidate], [champion], np.arange(N) // shots)), GATE)
+    assert not decision.promote
+    assert json.loads(json.dumps([asdict(v) for v in decision.verdicts]))[-1]["passed"] is False
 
 
 def test_five_points_more_are_found_as_often_as_computed() -> None:
