@@ -121,7 +121,8 @@ def object_store(*, bucket: str = "tire") -> tuple[ObjectStore, FakeS3]:
 
 @dataclass
 class FakeTracking:
-    """MLflow's registry of one project. `fail_alias`: how many moves of an alias fail from now on."""
+    """MLflow's registry of one project. `fail_alias`: how many moves of an alias fail from now on;
+    `fail_alias_named`: those of this one do."""
 
     project: str = "tire-defect"
     values: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class FakeTracking:
     params: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fail_alias: int = 0
+    fail_alias_named: str = ""
 
     def register(self, *, run_id: str, key: str, tags: Mapping[str, str]) -> RegisteredVersion:
         self.made.append(RegisteredVersion(len(self.made) + 1, run_id, {**tags, "tire.key": key}))
@@ -149,8 +151,8 @@ class FakeTracking:
         return next((v for v in self.made if v.version == self.aliases.get(alias)), None)
 
     def set_alias(self, alias: str, version: int) -> None:
-        if self.fail_alias:
-            self.fail_alias -= 1
+        if self.fail_alias or alias == self.fail_alias_named:
+            self.fail_alias = max(0, self.fail_alias - 1)
             raise ServiceUnavailable("MLflow did not answer")
         self.aliases[alias] = version
 

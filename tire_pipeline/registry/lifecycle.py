@@ -14,6 +14,7 @@ from tire_pipeline.stores.ledger import Ledger
 from tire_pipeline.stores.tracking import RegisteredVersion, Tracking
 
 MOVES = ("produced", "rolled_back")
+NOTHING_BEFORE = "There is no earlier version in production to go back to. `tire promotions` lists all."
 
 
 def bundle_prefix(key: str) -> str:
@@ -122,7 +123,7 @@ class Registry:
     def refuse(self, model: ModelRef, reason: str) -> None:
         """Write down that a person said no; moves nothing. Repeating it in the same run changes nothing."""
         with self._ledger.promotion_lock(self.model):
-            if not self._recorded("refused", model.version):
+            if not self._recorded("refused", model.version, reason):
                 champion = self.champion()
                 current = champion.version if champion else None
                 self._record("refused", current, model.version, reason, {"model": model.bundle_digest})
@@ -131,21 +132,42 @@ class Registry:
         """Put the version before, or version `to`, back into production; returns (from, to).
 
         It is written down before it is done: had the aliases moved first and the record failed, repeating the command
-        would go back to the version that was just left.
+        would go back to the version that was just left. What an earlier move left half done is completed.
         """
         with self._ledger.promotion_lock(self.model):
-            champion = self.champion()
-            target = self._tracking.by_alias("previous") if to is None else self._version(to)
-            if champion is None or target is None:
-                raise InputError(
-                    "There is no earlier version in production to go back to. `tire promotions` lists all."
-                )
-            if target.version != champion.version:
+            champion, last = self.champion(), self._last_move()
+            if champion is None:
+                raise InputError(NOTHING_BEFORE)
+            current = champion.version
+            rolled_back = bool(last) and last["action"] == "rolled_back"
+            if rolled_back and last["to_version"] == current == self._behind("previous") and to in (None, current):
+                self._tracking.set_alias("previous", last["from_version"])
+                return last["from_version"], current
+            if last and last["to_version"] != current and not (rolled_back and last["from_version"] == current):
+                reason = "found in production without a record: its promotion was cut short, or it was moved by hand"
+                self._record("produced", last["to_version"], current, reason, {})
+            target = self._served_before(current) if to is None else self._version(to)
+            if target.version != current:
                 if self._last_produced() != target.version:
-                    self._record("rolled_back", champion.version, target.version, "asked for by a person", {})
+                    digests = {str(v.version): v.tags.get("tire.bundle_digest", "") for v in (champion, target)}
+                    self._record("rolled_back", current, target.version, "asked for by a person", {"bundles": digests})
                 self._tracking.set_alias("production", target.version)
-                self._tracking.set_alias("previous", champion.version)
-        return champion.version, target.version
+                self._tracking.set_alias("previous", current)
+        return current, target.version
+
+    def _served_before(self, current: int) -> RegisteredVersion:
+        """What `previous` says; a move that was cut short leaves that on the champion, and the history knows more."""
+        known = self._behind("previous")
+        if known in (None, current):
+            moves = self._ledger.promotions(model=self.model, actions=MOVES)
+            known = next((r["from_version"] for r in moves if r["to_version"] == current), None)
+        if known is None:
+            raise InputError(NOTHING_BEFORE)
+        return self._version(known)
+
+    def _behind(self, alias: str) -> int | None:
+        found = self._tracking.by_alias(alias)
+        return found.version if found else None
 
     def _version(self, number: int) -> RegisteredVersion:
         found = next((v for v in self._tracking.versions() if v.version == number), None)
@@ -153,14 +175,16 @@ class Registry:
             raise InputError(f"{self.model} has no version {number}. `tire promotions` lists those that served.")
         return found
 
-    def _recorded(self, action: str, version: int) -> bool:
+    def _recorded(self, action: str, version: int, reason: str | None = None) -> bool:
         rows = self._ledger.promotions(model=self.model, run_key=self._run_key, actions=[action])
-        return any(r["to_version"] == version for r in rows)
+        return any(r["to_version"] == version and reason in (None, r["reason"]) for r in rows)
+
+    def _last_move(self) -> dict[str, Any]:
+        return next(iter(self._ledger.promotions(model=self.model, actions=MOVES, limit=1)), {})
 
     def _last_produced(self) -> int | None:
         """The version that the history says is in production; a crash may have moved the alias without a record."""
-        moves = self._ledger.promotions(model=self.model, actions=MOVES, limit=1)
-        return next((r["to_version"] for r in moves), None)
+        return self._last_move().get("to_version")
 
     def _record(
         self, action: str, before: int | None, after: int | None, reason: str, evidence: Mapping[str, Any]

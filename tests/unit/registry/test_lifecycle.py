@@ -175,6 +175,56 @@ def test_a_rollback_that_failed_can_be_repeated_and_never_goes_forward(registry,
     assert history(ledger)[2:] == [("rolled_back", 2, 1)]
 
 
+@pytest.mark.parametrize("to", [None, 1])
+def test_a_rollback_whose_second_alias_failed_is_completed_and_can_be_taken_back(registry, tracking, to) -> None:
+    one, two = registered(registry, 2)
+    registry.produce(one, YES, {}, expected=None)
+    registry.produce(two, YES, {}, expected=1)
+    tracking.fail_alias_named = "previous"
+    with pytest.raises(ServiceUnavailable):
+        registry.rollback()
+    assert tracking.aliases == {"production": 1, "previous": 1}
+    tracking.fail_alias_named = ""
+    assert registry.rollback(to=to) == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 2}
+    assert registry.rollback() == (1, 2)
+
+
+def test_a_promotion_cut_short_between_its_aliases_does_not_lose_the_version_before(registry, tracking, ledger) -> None:
+    one, two, three = registered(registry, 3)
+    registry.produce(one, YES, {}, expected=None)
+    registry.produce(two, YES, {}, expected=1)
+    tracking.fail_alias_named = "production"
+    with pytest.raises(ServiceUnavailable):
+        registry.produce(three, YES, {}, expected=2)
+    tracking.fail_alias_named = ""
+    assert tracking.aliases == {"production": 2, "previous": 2}
+    assert registry.rollback() == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 2}
+    assert history(ledger)[-1] == ("rolled_back", 2, 1)
+
+
+def test_a_promotion_without_its_record_is_written_down_before_it_is_rolled_back(registry, ledger) -> None:
+    one, two = registered(registry, 2)
+    registry.produce(one, YES, {}, expected=None)
+    ledger.fail_records = 1
+    with pytest.raises(ServiceUnavailable):
+        registry.produce(two, YES, {}, expected=1)
+    assert registry.rollback() == (2, 1)
+    assert history(ledger) == [("produced", None, 1), ("produced", 1, 2), ("rolled_back", 2, 1)]
+    assert "without a record" in ledger.rows[-2]["reason"]
+    assert ledger.rows[-1]["evidence"] == {"bundles": {"1": "digest-k1", "2": "digest-k2"}}
+
+
+def test_a_persons_refusal_is_written_down_although_the_gate_refused_before(registry, ledger) -> None:
+    one, two = registered(registry, 2)
+    registry.produce(one, YES, {}, expected=None)
+    with pytest.raises(GateRefused):
+        registry.produce(two, NO, {}, expected=1)
+    registry.refuse(two, "ann rejected it in Airflow")
+    assert [r["reason"] for r in ledger.rows if r["action"] == "refused"] == ["it is bad", "ann rejected it in Airflow"]
+
+
 def test_a_rollback_without_anything_to_go_back_to_says_so(registry, tracking) -> None:
     (one,) = registered(registry, 1)
     with pytest.raises(InputError, match="no earlier version in production"):
