@@ -74,6 +74,7 @@ with DAG(
             SplitRef.from_dict(spec["split"]),
             metric=request.metric,
             threshold=request.threshold,
+            robust=request.robust,
         )
         return asdict(evaluation)
 

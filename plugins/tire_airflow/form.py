@@ -57,6 +57,12 @@ def trigger_form() -> dict[str, Param]:
         ),
         "target": Param("production", type="string", enum=list(TARGETS), title="Promote as far as"),
         "approval": Param(False, type="boolean", title="Ask a person before production"),
+        "robust": Param(
+            False,
+            type="boolean",
+            title="Also under blur, little light, noise, compression and turns",
+            description="Every candidate is evaluated six times instead of once, with maps of where it looked.",
+        ),
         "seed": Param(0, type="integer", minimum=0, maximum=2**32 - 1, title="Seed"),
         "max_bad": _limit("Share of unreadable files that is let pass", "Empty: 0.01."),
         "max_probe": _limit(
@@ -65,8 +71,17 @@ def trigger_form() -> dict[str, Param]:
             "(balanced accuracy). Empty: warn above 0.60.",
         ),
         **{name: _option(name) for name in OPTIONS if name != "seed"},
-        "min_slice": _limit("Lowest accuracy of a slice", "Of 50 test images or more. Empty: 0.5.", section=GATE),
+        "min_slice": _limit("Lowest accuracy of a slice", "Empty: 0.5.", section=GATE),
+        "slice_images": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            section=GATE,
+            title="Images from which a slice is judged",
+            description="Empty: 50.",
+        ),
         "max_ece": _limit("Highest calibration error", "Empty: 0.15.", section=GATE),
+        "alpha": _limit("Chance that may make it better", "Than the champion, at most. Empty: 0.05.", section=GATE),
         "recall_margin": _limit("Recall that may be lost", "Against the champion. Empty: 0.02.", section=GATE),
     }
 

@@ -138,7 +138,7 @@ def test_debug_shows_where_an_error_comes_from(tire) -> None:
     ],
 )
 def test_each_way_to_end_has_its_code(monkeypatch, capsys, error: BaseException, code: int, said: str) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(steps, "promotions", fail)

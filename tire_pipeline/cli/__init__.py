@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import NoReturn
@@ -42,6 +43,8 @@ def options(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; every error is one readable paragraph on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app(args=arguments)  # exits itself: 0, 2 for wrong usage, 130 for Ctrl-C, or what the command chose
     except (TireError, MemoryError, OSError) as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tire_pipeline import steps
-from tire_pipeline.cli.output import Json, result, table
+from tire_pipeline.cli.output import Json, result, table, tell
 
 Metric = Annotated[str, typer.Argument(help="A metric by its MLflow name; Loss is log_loss.", show_default=False)]
 
@@ -58,6 +58,8 @@ def produce(
     min_slice: Annotated[float | None, typer.Option(help="The lowest accuracy of a slice of 50 images; 0.5.")] = None,
     max_ece: Annotated[float | None, typer.Option(help="The highest calibration error; 0.15.")] = None,
     recall_margin: Annotated[float | None, typer.Option(help="Recall that may be lost to the champion; 0.02.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="How often chance alone may make it better; 0.05.")] = None,
+    slice_images: Annotated[int | None, typer.Option(help="Images from which a slice is judged; 50.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Put the staged version into production if the gate lets it. Exit code 1 when it does not.
@@ -67,7 +69,8 @@ def produce(
     Example: `tire produce balanced_accuracy --threshold 0.8 --min-recall 0.98`
     """
     given = {"recall_min": min_recall, "slice_min": min_slice, "ece_max": max_ece, "recall_margin": recall_margin}
-    limits = {name: share for name, share in given.items() if share is not None}
+    given |= {"alpha": alpha, "slice_images_min": slice_images}
+    limits = {name: value for name, value in given.items() if value is not None}
     made = steps.produce(metric, threshold=threshold, limits=limits, actor=_me())
     text = f"production: {made.model.name} version {made.model.version}, {made.model.candidate}: {made.reason}"
     result(made, as_json=as_json, text=text)
@@ -88,9 +91,11 @@ def rollback(
     result({"from": before, "to": after}, as_json=as_json, text=f"production: version {before} → version {after}")
 
 
-def promotions(as_json: Json = False) -> None:
+def promotions(
+    limit: Annotated[int, typer.Option(help="The newest so many lines.", min=1)] = 200, as_json: Json = False
+) -> None:
     """The model's history: who moved what, when and why."""
-    rows = steps.promotions()
+    rows = steps.promotions(limit=limit)
     if as_json:
         result(rows, as_json=True)
         return
@@ -99,6 +104,8 @@ def promotions(as_json: Json = False) -> None:
         for r in rows
     ]
     table("", ["when", "what", "version", "who", "why", "evidence"], shown)
+    if len(rows) == limit:
+        tell(f"These are the newest {limit}; --limit shows more.")
 
 
 def _info_text(info: dict[str, Any]) -> str:

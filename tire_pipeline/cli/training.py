@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -191,8 +192,11 @@ def predict(
             )
         result(made, as_json=as_json, text=_predicted(made))
         return
+    begun = time.monotonic()
     with progress("images") as move:
         answers = steps.predict(paths or (), bundle=bundle, progress=move)
+    seconds = time.monotonic() - begun
+    tell(f"{len(answers)} images in {seconds:.1f} s, {len(answers) / seconds:.0f} a second")
     if as_json:
         result(answers, as_json=True)
         return

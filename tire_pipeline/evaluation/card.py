@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -20,13 +20,23 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Card:
-    """What the record of an evaluation does not say. `sides`: how many images each has; `lineage`: digests by name."""
+    """What the record of an evaluation does not say. `sides`: how many images each has, `answered`: how many of
+    them are in predictions.parquet; `lineage`: digests by name."""
 
     project: str
     candidate: str
     classes: tuple[str, ...]
     sides: Mapping[str, int]
     lineage: Mapping[str, str]
+    answered: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unanswered(self) -> str:
+        """What predictions.parquet and the lists of mistakes leave out, in words."""
+        cut = [
+            f"the first {n} of {self.sides[side]} {side}" for side, n in self.answered.items() if n < self.sides[side]
+        ]
+        return f"Answers and mistakes are listed for {', '.join(cut)} images." if cut else ""
 
     @property
     def use(self) -> str:

@@ -15,7 +15,7 @@ from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation.answers import Answers
 from tire_pipeline.evaluation.by_label import metrics_of
 from tire_pipeline.evaluation.slices import slices
-from tire_pipeline.metrics import confusion, methods, names, wilson
+from tire_pipeline.metrics import confusion, methods, names, proportion
 
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
@@ -58,12 +58,13 @@ def mistakes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _per_class(test: Answers, classes: list[str]) -> list[dict[str, Any]]:
-    """Recall of each class with Wilson's interval, which takes its images for independent."""
+    """Recall of each class with its interval."""
     s, found = test.scored, []
     for k, name in enumerate(classes):
-        number, hits = int(np.sum(s.y_N == k)), int(np.sum((s.y_N == k) & s.correct))
-        low, high = wilson(hits, number)
-        recall = hits / number if number else math.nan
+        among_N = s.y_N == k
+        recall, low, high = proportion(s.correct[among_N], test.groups[among_N])
+        number = int(among_N.sum())
+        recall = recall if number else math.nan
         found.append({"class": name, "num_images": number, "recall": recall, "recall_low": low, "recall_high": high})
     return found
 

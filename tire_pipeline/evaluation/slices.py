@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tire_pipeline.evaluation.answers import Answers
-from tire_pipeline.metrics import point, wilson
+from tire_pipeline.metrics import proportion
 
 SMALL = 20
 VALUES_MAX = 20
@@ -36,13 +36,15 @@ class Slice:
     accuracy_low: float
     accuracy_high: float
     recall: float | None
+    recall_low: float | None
+    recall_high: float | None
     small: bool
 
 
 def slices(answers: Answers) -> list[Slice]:
-    """Every slice of the answers, by what divides them: each column that the data came with, resolution, light, and
-    those groups that are no small slice. A column with one value, or with over 20, divides nothing.
+    """Every slice of the answers, by what divides them: each column that the data came with, resolution, light, group.
 
+    A column with over 20 values is cut into thirds where these are numbers; else those that are no small slice count.
     What labels.csv says of something, such as the camera, comes before what the files say.
     """
     divisions = dict(_divisions(answers.rows))
@@ -66,16 +68,20 @@ def _divisions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     for column in MEASURED:
         if rows[column].nunique() >= len(PARTS):
             yield column, _thirds(rows[column])
-    sizable = rows["group"].map(rows["group"].value_counts()) >= SMALL
-    if sizable.any():
-        yield "group", rows["group"].where(sizable, "")
+    if rows["group"].nunique() < len(rows):
+        yield from _by_column(rows[["group"]].astype(str))
 
 
 def _by_column(frame: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     for column in frame:
         words = frame[column].fillna("").astype(str)
+        numbers = pd.to_numeric(words[words != ""], errors="coerce")
         if 2 <= words.nunique() <= VALUES_MAX:
             yield str(column), words
+        elif words.nunique() > VALUES_MAX and not numbers.isna().any():
+            yield str(column), _thirds(numbers).reindex(frame.index, fill_value="")
+        elif (sizable := words.map(words.value_counts()) >= SMALL).any():
+            yield str(column), words.where(sizable & (words.nunique() > 1), "")
 
 
 def _columns(rows: pd.DataFrame) -> pd.DataFrame:
@@ -96,16 +102,10 @@ def _thirds(values: pd.Series) -> pd.Series:
 
 
 def _measure(answers: Answers, name: str, wanted: np.ndarray) -> Slice:
-    s = answers.where(wanted).scored
-    hits, number = int(s.correct.sum()), len(s.y_N)
-    low, high = wilson(hits, number)
-    recall = point(s).get("recall")
-    return Slice(
-        name=name,
-        num_images=number,
-        accuracy=hits / number,
-        accuracy_low=low,
-        accuracy_high=high,
-        recall=None if recall is None or np.isnan(recall) else recall,
-        small=number < SMALL,
-    )
+    s, groups = answers.where(wanted).scored, answers.groups[wanted]
+    accuracy, low, high = proportion(s.correct, groups)
+    positive_N = np.zeros(len(s.y_N), bool) if s.positive is None else s.y_N == s.positive
+    of_positive = proportion(s.correct[positive_N], groups[positive_N]) if positive_N.any() else (None, None, None)
+    recall, recall_low, recall_high = of_positive
+    small = len(s.y_N) < SMALL
+    return Slice(name, len(s.y_N), accuracy, low, high, recall, recall_low, recall_high, small)

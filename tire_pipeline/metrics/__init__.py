@@ -10,7 +10,7 @@ paired      candidate against champion on the same images
 from __future__ import annotations
 
 from tire_pipeline.metrics.catalogue import LOWER_IS_BETTER, better, canonical, names
-from tire_pipeline.metrics.intervals import methods, wilson, with_intervals
+from tire_pipeline.metrics.intervals import methods, proportion, wilson, with_intervals
 from tire_pipeline.metrics.paired import (
     MCNEMAR,
     Difference,
@@ -40,6 +40,7 @@ __all__ = [
     "names",
     "paired_differences",
     "point",
+    "proportion",
     "wilson",
     "with_intervals",
 ]

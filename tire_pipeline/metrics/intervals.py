@@ -37,6 +37,12 @@ def with_intervals(s: Scored, groups: Groups, *, seed: int = 0) -> dict[str, flo
     return values
 
 
+def proportion(hit_N: npt.NDArray[np.bool_], groups: Groups) -> tuple[float, float, float]:
+    """(share of hits, low, high): the 95 % interval is Wilson's on as many images as those at hand are worth."""
+    share = _share(hit_N, groups)
+    return share[0], *_wilson_mean([share])
+
+
 def methods(names: list[str], groups: Groups) -> dict[str, str]:
     """How `with_intervals` makes each metric's interval, in words."""
     number, alone = len(np.unique(groups)), independent(groups)

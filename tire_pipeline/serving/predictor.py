@@ -79,8 +79,9 @@ class ImageClassifier:
     def _read(self, path: str | Path) -> Reading:
         try:
             data = Path(path).read_bytes()
-        except OSError as error:
-            return Reading("", error=f"{path} cannot be read: {error.strerror}.")
+        except (OSError, ValueError) as error:  # a ValueError for a path that no file can have
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Reading("", error=f"{path} cannot be read: {reason}.")
         return read(data, self.bundle, Limits())
 
     def _classify(self, paths: Sequence[str | Path], readings: list[Reading]) -> Iterator[Classification]:

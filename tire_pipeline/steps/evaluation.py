@@ -46,7 +46,8 @@ def evaluate(
     s, prefix = live(services), bundle_prefix(trained.key)
     with stored_bundle(s, prefix) as bundle, tempfile.TemporaryDirectory(prefix="tire-evaluate-") as tmp:
         metric = canonical(metric, names(has_positive=bundle.positive_class is not None))
-        record = _report(s, trained, bundle, _answer_all(s, bundle, split_ref), robust=robust, folder=Path(tmp))
+        everything, sides = _answer_all(s, bundle, split_ref)
+        record = _report(s, trained, bundle, everything, sides, robust=robust, folder=Path(tmp))
         s.tracking.log_folder(trained.run_id, Path(tmp), to="evaluation")
     s.tracking.log_metrics(trained.run_id, _logged(record))
     metrics, num_test = record["metrics"], record["num_images"]
@@ -56,7 +57,14 @@ def evaluate(
 
 
 def _report(
-    s: Services, trained: TrainedRef, bundle: Bundle, everything: Answers, *, robust: bool, folder: Path
+    s: Services,
+    trained: TrainedRef,
+    bundle: Bundle,
+    everything: Answers,
+    sides: Mapping[str, int],
+    *,
+    robust: bool,
+    folder: Path,
 ) -> dict[str, Any]:
     """Write all that an evaluation leaves into the folder; returns its figures (`evaluation.report.measure`)."""
     from tire_pipeline.evaluation import report
@@ -67,7 +75,7 @@ def _report(
     if robust:
         record["robustness"] = _robustness(bundle, test, folder)
     report.write(record, everything, folder)
-    _write_card(s, trained, record, everything, folder)
+    _write_card(s, trained, record, everything, sides, folder)
     draw_all(test, bundle.classes, folder)
     return record
 
@@ -127,8 +135,9 @@ def draw_maps(bundle: Bundle, network: Any, test: Answers, folder: Path) -> None
     mistakes_with_maps(test, bundle.classes, shown).savefig(folder / "worst_mistakes_maps.png")
 
 
-def _answer_all(s: Services, bundle: Bundle, split_ref: SplitRef) -> Answers:
-    """The answers on the test side whole, and on the others up to their limit; `side` is a column of the rows."""
+def _answer_all(s: Services, bundle: Bundle, split_ref: SplitRef) -> tuple[Answers, dict[str, int]]:
+    """The answers on the test side whole, and on the others up to their limit; `side` is a column of the rows. And how
+    many images each side has."""
     import pandas as pd
 
     from tire_pipeline.evaluation.answers import answer
@@ -137,17 +146,26 @@ def _answer_all(s: Services, bundle: Bundle, split_ref: SplitRef) -> Answers:
     usable = snapshot.usable.assign(side=sides)
     place = pd.Series(sides).groupby(sides).cumcount().to_numpy()
     wanted = (sides == "test") | ((place < LEARNT_ROWS_MAX) & (sides != ""))
-    return answer(s.objects, bundle, usable, wanted, cache=image_cache(s), name=snapshot.digest)
+    answers = answer(s.objects, bundle, usable, wanted, cache=image_cache(s), name=snapshot.digest)
+    return answers, {side: int((sides == side).sum()) for side in ("train", "val", "test")}
 
 
-def _write_card(s: Services, trained: TrainedRef, record: dict[str, Any], everything: Answers, folder: Path) -> None:
+def _write_card(
+    s: Services,
+    trained: TrainedRef,
+    record: dict[str, Any],
+    everything: Answers,
+    sides: Mapping[str, int],
+    folder: Path,
+) -> None:
     from tire_pipeline.evaluation import card
 
     made = card.Card(
         project=s.settings.project,
         candidate=trained.candidate,
         classes=tuple(record["classes"]),
-        sides={str(side): int(n) for side, n in everything.rows["side"].value_counts().items()},
+        sides=sides,
+        answered={str(side): int(n) for side, n in everything.rows["side"].value_counts().items()},
         lineage={
             "dataset version": trained.version,
             "snapshot": trained.snapshot_digest,

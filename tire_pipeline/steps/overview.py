@@ -39,7 +39,7 @@ def overview_page(*, services: Services | None = None) -> str:
             return None
 
     history = asked(lambda: s.ledger.promotions(model=s.settings.project)) or []
-    models = asked(lambda: _models(s, history)) or []
+    models = asked(lambda: _models(s)) or []
     data, data_url = asked(lambda: _newest_data(s)) or (None, "")
     links = _links(s.settings)
     shown = history[:HISTORY_SHOWN]
@@ -63,8 +63,9 @@ def data_report(snapshot_digest: str, *, services: Services | None = None) -> st
     return live(services).objects.get(f"snapshots/{snapshot_digest}/report.html").decode()
 
 
-def _models(s: Services, history: Sequence[Mapping[str, Any]]) -> list[Model]:
+def _models(s: Services) -> list[Model]:
     """The versions behind the aliases, each once."""
+    history = s.ledger.promotions(model=s.settings.project, actions=[a for row in ALIASES.values() for a in row])
     by_alias = {alias: found for alias in ALIASES if (found := s.tracking.by_alias(alias)) is not None}
     versions = {found.version: found for found in by_alias.values()}
     return [

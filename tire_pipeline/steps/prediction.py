@@ -80,7 +80,7 @@ def predict_csv(
     columns = _columns(asked, label_column)
     counts = {"num_images": 0, "num_errors": 0, "num_labelled": 0, "num_right": 0}
     begun = time.monotonic()
-    with out.open("w", newline="", encoding="utf-8") as file:
+    with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names that are no UTF-8
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for i, answer in enumerate(_answers(classifier, files, progress)):
@@ -138,15 +138,15 @@ def _answers(classifier: ImageClassifier, files: Sequence[Path], progress: Progr
 
 
 def _images(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those in the folders named, by name."""
+    """The files named, and those in the folders named, by name; one that is not there will be an error entry."""
     from tire_pipeline.imaging import EXTENSIONS
 
     files: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise InputError(f"{path} does not exist.")
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
         files += inside
+    if paths and not any(path.exists() for path in paths):
+        raise InputError(f"{', '.join(map(str, paths))} does not exist.")
     if not files:
         raise InputError(f"There is no image ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
     return files

@@ -112,12 +112,14 @@ def produce(
 
 def production_info(*, services: Services | None = None) -> dict[str, Any]:
     """The model in production: version, candidate, data, figures, since when and why. InputError when there is none."""
+    from tire_pipeline.registry.lifecycle import MOVES
+
     s = live(services)
     champion = s.tracking.by_alias("production")
     if champion is None:
         raise InputError(f"No model of {s.settings.project} is in production yet. `tire produce METRIC` promotes one.")
-    moves = [r for r in promotions(services=s) if r["to_version"] == champion.version]
-    moved = next((r for r in moves if r["action"] in ("produced", "rolled_back")), None)
+    moves = s.ledger.promotions(model=s.settings.project, actions=MOVES)
+    moved = next((r for r in moves if r["to_version"] == champion.version), None)
     figures = {k: v for k, v in s.tracking.metrics(champion.run_id).items() if k.startswith("test/")}
     return {
         "model": s.settings.project,
@@ -138,10 +140,12 @@ def rollback(*, to: int | None = None, actor: str = "person", services: Services
     return _registry(live(services), actor=actor, run_key="").rollback(to=to)
 
 
-def promotions(*, run_key: str | None = None, services: Services | None = None) -> list[dict[str, Any]]:
-    """The model's history, newest first."""
+def promotions(
+    *, run_key: str | None = None, limit: int = 200, services: Services | None = None
+) -> list[dict[str, Any]]:
+    """The newest `limit` lines of the model's history, the newest first."""
     s = live(services)
-    return s.ledger.promotions(model=s.settings.project, run_key=run_key)
+    return s.ledger.promotions(model=s.settings.project, run_key=run_key, limit=limit)
 
 
 def report(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("production", "staging", "none")
 # Fields of the form and the limits of the gate that they set (see `registry.gate.Gate`).
-GATE_LIMITS = {"max_ece": "ece_max", "min_slice": "slice_min", "recall_margin": "recall_margin"}
+GATE_LIMITS = {"max_ece": "ece_max", "min_slice": "slice_min", "recall_margin": "recall_margin", "alpha": "alpha"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class RunRequest:
     seed: int = 0
     training: tuple[tuple[str, Any], ...] = ()
     approval: bool = False
+    robust: bool = False
     max_bad: float | None = None
     max_probe: float | None = None
     gate: tuple[tuple[str, float], ...] = ()
@@ -43,7 +44,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
     from tire_pipeline.training.options import OPTIONS
 
     own = {"dataset_version", "candidates", "more_candidates", "metric", "threshold", "target", "seed", "approval"}
-    own |= {"max_bad", "max_probe", *GATE_LIMITS}
+    own |= {"robust", "max_bad", "max_probe", "slice_images", *GATE_LIMITS}
     training = merge_form({k: v for k, v in form.items() if k not in own})
     if unknown := sorted(form.keys() - own - OPTIONS.keys() - {"model_type"}):
         raise InputError(
@@ -62,6 +63,7 @@ def check_request(form: Mapping[str, Any]) -> RunRequest:
         seed=_whole(form, "seed", default.seed),
         training=tuple(sorted(training.items())),
         approval=bool(form.get("approval")),
+        robust=bool(form.get("robust")),
         max_bad=_share(form, "max_bad"),
         max_probe=_share(form, "max_probe"),
         gate=_gate_limits(form, training.get("min_recall")),
@@ -100,7 +102,9 @@ def _share(form: Mapping[str, Any], field: str) -> float | None:
 def _gate_limits(form: Mapping[str, Any], min_recall: float | None) -> tuple[tuple[str, float], ...]:
     """The limits that were given. What the threshold must reach on validation, the gate demands on test."""
     given = {limit: _share(form, field) for field, limit in GATE_LIMITS.items()} | {"recall_min": min_recall}
-    return tuple((limit, share) for limit, share in given.items() if share is not None)
+    if form.get("slice_images") not in (None, ""):
+        given["slice_images_min"] = _whole(form, "slice_images", 0)
+    return tuple((limit, value) for limit, value in given.items() if value is not None)
 
 
 def _whole(form: Mapping[str, Any], field: str, default: int) -> int:

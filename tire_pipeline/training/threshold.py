@@ -31,6 +31,8 @@ def choose_threshold(
     allowed_C = np.ones(len(cut_C), bool)
     if recall_min is not None and truth_N.any():
         allowed_C = 1 - miss_C / truth_N.sum() >= recall_min - 1e-12
+    if not allowed_C.any():  # a positive image has no probability at all: every image must count as positive
+        return 0.0
     cost_C = np.where(allowed_C, miss_C * costs.miss + alarm_C * costs.alarm, np.inf)
     best = np.flatnonzero(np.isclose(cost_C, cost_C.min(), rtol=1e-9))
     chosen = float(cut_C[best[np.argmax(gap_C[best])]])

@@ -29,6 +29,15 @@ def test_the_card_has_every_metric_with_its_interval_and_how_it_was_made(
     assert "Chosen on validation images, where a miss costs 20 and an alarm 1, with no floor of the recall." in text
 
 
+def test_the_card_counts_all_images_and_says_of_how_many_the_answers_are_kept(
+    bundle: Bundle, make_answers: MakeAnswers
+) -> None:
+    record = report.measure(bundle, make_answers())
+    cut = as_markdown(replace(CARD, answered={"train": 500, "val": 150, "test": 60}), record)
+    assert "| train | 700 |" in cut and "listed for the first 500 of 700 train images." in cut
+    assert "listed for" not in as_markdown(replace(CARD, answered=CARD.sides), record)
+
+
 def test_without_costs_the_card_claims_none(bundle: Bundle, make_answers: MakeAnswers) -> None:
     record = report.measure(replace(bundle, costs=None), make_answers())
     assert "where one class counts as much as the other, with no floor" in as_markdown(CARD, record)

@@ -70,7 +70,7 @@ def test_each_condition_changes_the_pictures_and_the_dark_ones_cost_a_threshold_
     answers = make_answers(wrong=1000)
     found = robustness(bundle, answers)
     assert set(found) == set(CONDITIONS) == {"blur", "dark", "noise", "jpeg_30", "turned_90"}
-    plain = metrics.point(answers.scored)
+    plain = metrics.with_intervals(answers.scored, answers.groups)
     assert found["turned_90"] == pytest.approx(plain)  # one colour looks the same from every side
     assert found["dark"]["log_loss"] > plain["log_loss"] + 0.05
     assert found["noise"] == robustness(bundle, answers)["noise"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_a_folder_is_answered_file_by_file_with_times_and_progress(photos: Path,
     assert [a.get("label") for a in answers[:2]] == ["good", "defective"]
     assert all(a["ms"] > 0 for a in answers)
     assert "error" in answers[20] and "label" not in answers[20]
+
+
+def test_what_no_file_can_be_called_and_what_is_not_there_stop_nothing(photos: Path, bundle: Bundle) -> None:
+    absent = photos / "absent.png"
+    answers = steps.predict([photos / "00.png", absent, photos / "01.png"], bundle=bundle.path)
+    assert [a.get("label") for a in answers] == ["good", None, "defective"]
+    assert answers[1]["error"] == f"{absent} cannot be read: No such file or directory."
+    listing = write(photos / "in.csv", "path", "00.png", "a\0b.png", "01.png")
+    steps.predict_csv(photos / "out.csv", listing=listing, bundle=bundle.path)
+    assert [r["label"] for r in read(photos / "out.csv")] == ["good", "", "defective"]
+
+
+def test_a_name_that_is_no_utf_8_comes_through_as_it_is(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    (photos / "00.png").rename(photos / name)
+    steps.predict_csv(tmp_path / "out.csv", paths=[photos], bundle=bundle.path)
+    assert b"/\xff.png,good," in (tmp_path / "out.csv").read_bytes()
 
 
 def test_a_folder_becomes_a_csv(photos: Path, bundle: Bundle, tmp_path: Path) -> None:

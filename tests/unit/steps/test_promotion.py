@@ -64,6 +64,8 @@ def test_production_info_says_since_when_and_why(fake: Any) -> None:
     fake.tracking.values = {"run-k1": {"test/recall": 0.9, "val/loss": 0.3}}
     fake.ledger.locked = True
     fake.ledger.record_promotion(action="produced", model="tire-defect", to_version=1, reason="it is good", run_key="r")
+    for _ in range(210):
+        fake.ledger.record_promotion(action="refused", model="tire-defect", to_version=1, reason="no", run_key="r")
     info = steps.production_info(services=fake)
     assert (info["version"], info["candidate"], info["reason"]) == (1, "cnn", "it is good")
     assert info["since"] == "2026-01-01T00:00:00+00:00"

@@ -56,8 +56,10 @@ def test_each_field_that_cannot_be_used_is_refused_with_what_is_allowed(form: di
 def test_the_recall_that_the_threshold_keeps_is_also_demanded_by_the_gate() -> None:
     request = check_request(
         {**FORM, "min_recall": 0.98, "cost_miss": 20, "cost_alarm": 1, "max_ece": 0.1, "min_slice": ""}
+        | {"alpha": 0.01, "slice_images": 80, "robust": True}
     )
-    assert dict(request.gate) == {"recall_min": 0.98, "ece_max": 0.1}
+    assert dict(request.gate) == {"recall_min": 0.98, "ece_max": 0.1, "alpha": 0.01, "slice_images_min": 80}
+    assert request.robust and not check_request(FORM).robust
     assert dict(request.training) == {"cost_alarm": 1, "cost_miss": 20, "min_recall": 0.98}
     assert check_request(FORM).gate == ()
 

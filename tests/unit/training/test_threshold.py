@@ -68,3 +68,8 @@ def test_a_person_looks_where_deciding_is_dearer_than_looking() -> None:
     assert (low, high) == (0.025, 0.5)  # at 0.025 a miss is worth 0.5 on average, at 0.5 an alarm
     assert review_band(0.3, costs=Costs(20, 1), review_cost=2.0) == (0.1, 0.3)
     assert review_band(0.3, costs=Costs(20, 1), review_cost=20.0) == (0.3, 0.3)
+
+
+def test_a_positive_image_without_any_probability_makes_a_full_recall_count_every_image_as_positive() -> None:
+    p_N, truth_N = np.array([0.0, 0.9, 0.1]), np.array([True, True, False])
+    assert choose_threshold(p_N, truth_N, recall_min=1.0) == 0.0
