@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, logit
 from scipy.stats import norm, t
 
 from tire_pipeline.metrics.scored import Floats, Ints, Scored
@@ -22,11 +23,10 @@ def with_intervals(s: Scored, groups: Groups, *, seed: int = 0) -> dict[str, flo
     """`name`, `name_low`, `name_high` of every metric; `methods` says how each interval was made.
 
     Shots of one physical thing are not independent. A proportion has Wilson's interval on as many images as they are
-    worth (see `_share`); the balanced accuracy those of its classes, joined. The others have percentiles of 1,000
-    bootstrap samples of whole groups, drawn within the class of the group's first image (Davison & Hinkley 1997, §2.4;
-    Field & Welsh 2007), at levels that allow for few groups (Hesterberg, The American Statistician 69, 2015). Where no
-    sample differs, as of flawless answers, they have Wilson's with each group as one trial, and where a class has but
-    one group all values that there are.
+    worth (see `_share`); the balanced accuracy those of its classes, joined. The others have Student's on the scale of
+    logits, with the standard error of 1,000 bootstrap samples of whole groups, drawn within the class of the group's
+    first image (Davison & Hinkley 1997, §2.4; Field & Welsh 2007). Where no sample differs, as of flawless answers,
+    they have Wilson's with each group as one trial, and where a class has but one group all values that there are.
     """
     values = point(s)
     bounds = _bootstrap(s, groups, values, seed=seed)
@@ -51,15 +51,11 @@ def methods(names: list[str], groups: Groups) -> dict[str, str]:
     return {name: own.get(name, f"bootstrap of {number} {'images' if alone else 'groups'}") for name in names}
 
 
-def expanded(alpha: float, n: int) -> float:
-    """The share of bootstrap samples of n things to cut off for `alpha` of the truth: fewer, since n are but a sample
-    themselves (Hesterberg 2015, §4.3)."""
-    return float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(alpha, n - 1))) if n > 1 else 0.0
-
-
-def groups_of_rarest(y_N: Ints, groups: Groups) -> int:
-    """The number of groups of the class that has the fewest."""
-    return min(len(np.unique(groups[y_N == k])) for k in np.unique(y_N))
+def reach(sample_B: Floats, n: int, *, alpha: float) -> float:
+    """How far the truth may be from a figure of n things, one-sided, given the figure in bootstrap samples of these:
+    Student's t times their standard error, which samples of so few make too small by √(n/(n-1)) (Hesterberg, The
+    American Statistician 69, 2015, §4)."""
+    return float(t.isf(alpha, n - 1) * np.nanstd(sample_B) * np.sqrt(n / (n - 1))) if n > 1 else np.inf
 
 
 def independent(groups: Groups) -> bool:
@@ -101,22 +97,24 @@ def _draws(rng: np.random.Generator, count: int, n: int) -> Ints:
 
 def _bootstrap(s: Scored, groups: Groups, values: dict[str, float], *, seed: int) -> dict[str, tuple[float, float]]:
     pieces = [weighted(s, w_BN) for w_BN in group_weights(s.y_N, groups, seed=seed)]
-    rarest = groups_of_rarest(s.y_N, groups)
-    outside = expanded(0.025, rarest)
+    rarest = min(len(np.unique(groups[s.y_N == k])) for k in np.unique(s.y_N))
     bounds = {}
     for name in pieces[0]:
-        sample_B = np.concatenate([p[name] for p in pieces])
-        if np.isnan(sample_B).all():
-            bounds[name] = np.nan, np.nan
-            continue
-        low, high = np.nanquantile(sample_B, [outside, 1 - outside])
-        most = _most(s, name)
-        if rarest == 1:
-            low, high = 0.0, most
-        elif low == high:
-            low, high = most * np.array(wilson(values[name] / most * rarest, rarest))
-        bounds[name] = float(low), float(high)
+        sample_B, most = np.concatenate([p[name] for p in pieces]), _most(s, name)
+        low, high = _around(values[name] / most, sample_B / most, rarest)
+        bounds[name] = low * most, high * most
     return bounds
+
+
+def _around(share: float, sample_B: Floats, n: int) -> tuple[float, float]:
+    """The interval of a figure between 0 and 1 of n things, from the figure in bootstrap samples of them."""
+    if np.isnan(share) or n == 1:
+        return share * 0.0, share * 0.0 + 1.0
+    far = reach(sample_B, n, alpha=0.025)
+    if far < 1e-9 or not 0 < share < 1:
+        return wilson(share * n, n)
+    low, high = expit(logit(share) + np.array([-far, far]) / (share * (1 - share)))
+    return float(low), float(high)
 
 
 def _most(s: Scored, name: str) -> float:

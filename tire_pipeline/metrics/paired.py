@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from tire_pipeline.metrics.intervals import Groups, expanded, group_weights, independent
+from tire_pipeline.metrics.intervals import Groups, group_weights, independent, reach
 from tire_pipeline.metrics.scored import Floats, Scored
 
 NUM_FLIPS = 4999
@@ -41,9 +41,8 @@ def paired_differences(
         with np.errstate(invalid="ignore"):
             sample_B = np.concatenate([(w_BN @ gain_N) / (w_BN @ among_N) for w_BN in weights])
             value = gain_N.sum() / among_N.sum()
-        outside = expanded(alpha, len(np.unique(groups[among_N > 0])))
-        low, high = np.quantile(sample_B, [outside, 1 - outside])
-        found[name] = Difference(float(value), float(low), float(high))
+        far = reach(sample_B, len(np.unique(groups[among_N > 0])), alpha=alpha)
+        found[name] = Difference(float(value), float(value - far), float(value + far))
     return found
 
 

@@ -45,7 +45,7 @@ def test_shots_of_one_tyre_widen_the_bounds_and_what_both_find_hard_does_not() -
     alone = metrics.paired_differences(candidate, champion, ALONE)["recall"]
     together = metrics.paired_differences(candidate, champion, ALONE // 10)["recall"]
     assert alone.low > 0.04
-    assert together.low == 0.0
+    assert together.low < 0.0
     hard = np.arange(200) % 3 > 0
     both = [[right_where(s.correct & hard, Y)] for s in (*champion, *champion)]
     assert metrics.paired_differences(*both, ALONE)["recall"].low == 0.0
