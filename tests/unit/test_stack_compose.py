@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tire_pipeline.errors import InputError
+from tire_pipeline.serving.server import DRAIN_S
 from tire_pipeline.settings import Settings
 from tire_pipeline.stack.compose import REPOSITORY, Compose, host_settings
 from tire_pipeline.stack.startup import pools
@@ -22,6 +25,11 @@ def environment() -> dict[str, str]:
     spec.loader.exec_module(module)
     lines = module.filled(module.EXAMPLE.read_text()).splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())["services"]
+    return found
 
 
 def test_every_secret_is_made_anew_and_fits_into_a_url() -> None:
@@ -57,3 +65,7 @@ def test_a_stack_without_secrets_is_refused_with_the_command_that_makes_them(tmp
 def test_a_host_with_gpus_has_a_slot_for_each() -> None:
     assert {p["name"]: p["slots"] for p in pools(4)}["gpu"] == 4
     assert {p["name"]: p["slots"] for p in pools(0)}["gpu"] == 1
+
+
+def test_the_server_has_time_to_answer_what_it_has_taken() -> None:
+    assert int(services()["serving"]["stop_grace_period"].removesuffix("s")) >= DRAIN_S + 5

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tire_pipeline.serving.server import DRAIN_S
 from tire_pipeline.stack.config import Config, new_secrets
 from tire_pipeline.stack.parts import build_parts
 from tire_pipeline.stack.records import AIRFLOW_PARTS, ALL_PARTS, Part, Ports
@@ -62,3 +63,7 @@ def test_the_product_sees_the_callers_choices_but_the_stacks_addresses(parts: di
 def test_all_airflow_processes_share_one_environment(parts: dict[str, Part]) -> None:
     first, *others = (parts[name].env for name in AIRFLOW_PARTS)
     assert all(first == other for other in others)
+
+
+def test_the_server_has_time_to_answer_what_it_has_taken(parts: dict[str, Part]) -> None:
+    assert parts["serving"].stop_wait_s >= DRAIN_S + 5

@@ -121,4 +121,4 @@ def _airflow(config: Config, name: str, env: dict[str, str]) -> Part:
 
 def _serving(config: Config, env: dict[str, str]) -> Part:
     argv = [sys.executable, "-m", "tire_pipeline", "serve", "--host", HOST, "--port", str(config.ports.serving)]
-    return Part("serving", argv, env, config.home / "run")
+    return Part("serving", argv, env, config.home / "run", stop_wait_s=30)  # it drains for up to 20 s
