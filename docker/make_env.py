@@ -13,7 +13,13 @@ from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
 SOCKET = Path("/var/run/docker.sock")
-OPTIONAL = ("TIRE_TRAINER_MEMORY", "TIRE_SLACK_WEBHOOK_URL")
+OPTIONAL = (
+    "TIRE_API_KEYS",
+    "TIRE_PARITY_INT8_FLIPS_MAX",
+    "TIRE_SLACK_WEBHOOK_URL",
+    "TIRE_TRAINER_MEMORY",
+    "TIRE_WEIGHTS",
+)
 
 
 def fresh(name: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ from tire_pipeline.settings import Settings
 from tire_pipeline.stack.compose import REPOSITORY, Compose, host_settings
 from tire_pipeline.stack.startup import pools
 
-EMPTY = {"TIRE_TRAINER_MEMORY", "TIRE_SLACK_WEBHOOK_URL", "DOCKER_GID"}
+EMPTY = {
+    "DOCKER_GID",
+    "TIRE_API_KEYS",
+    "TIRE_PARITY_INT8_FLIPS_MAX",
+    "TIRE_SLACK_WEBHOOK_URL",
+    "TIRE_TRAINER_MEMORY",
+    "TIRE_WEIGHTS",
+}
+OF_THE_SERVER_ALONE = {"api_keys", "shadow_alias", "canary_weight"}
+OF_THE_IMAGES = {"home"}
+OF_OTHER_TRAINERS = {name for name in Settings.model_fields if name.startswith(("kubernetes_", "sagemaker_"))}
+FIXED = {"airflow_user"}
 
 
 def environment() -> dict[str, str]:
@@ -65,6 +77,44 @@ def test_a_stack_without_secrets_is_refused_with_the_command_that_makes_them(tmp
 def test_a_host_with_gpus_has_a_slot_for_each() -> None:
     assert {p["name"]: p["slots"] for p in pools(4)}["gpu"] == 4
     assert {p["name"]: p["slots"] for p in pools(0)}["gpu"] == 1
+
+
+def passed(service: str) -> set[str]:
+    """The settings that the file gives a service, by their names in `Settings`."""
+    names = services()[service]["environment"]
+    return {name.removeprefix("TIRE_").lower() for name in names if name.startswith("TIRE_")} & set(
+        Settings.model_fields
+    )
+
+
+def test_every_part_is_given_every_setting_that_it_reads() -> None:
+    left_out = OF_THE_IMAGES | OF_OTHER_TRAINERS | FIXED
+    for service in ("airflow-scheduler", "airflow-worker", "airflow-gpu-worker", "airflow-triggerer", "migrate"):
+        assert passed(service) == set(Settings.model_fields) - OF_THE_SERVER_ALONE - left_out
+    code = "".join((REPOSITORY / "tire_pipeline" / f).read_text() for f in ("serving/server.py", "stores/objects.py"))
+    read = set(re.findall(r"settings\.(\w+)", code.replace("api_key_digests", "api_keys"))) & set(Settings.model_fields)
+    assert read > OF_THE_SERVER_ALONE
+    assert passed("serving") >= read - OF_THE_IMAGES
+
+
+def test_limits_and_keys_can_be_set_in_env() -> None:
+    text = (REPOSITORY / "docker-compose.yaml").read_text()
+    for name in OF_THE_SERVER_ALONE | {n for n in Settings.model_fields if n.startswith(("check_", "parity_"))}:
+        variable = f"TIRE_{name.upper()}"
+        assert f"{variable}: ${{{variable}:-}}" in text
+        assert f"\n{variable}=" in (REPOSITORY / ".env.example").read_text()
+
+
+def test_what_env_example_says_is_what_holds_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = dict(line.split("=", 1) for line in (REPOSITORY / ".env.example").read_text().splitlines() if "=" in line)
+    names = [n for n in Settings.model_fields if n in OF_THE_SERVER_ALONE or n.startswith(("check_", "parity_"))]
+    bare = Settings(_env_file=None)
+    for name in names:
+        monkeypatch.setenv(f"TIRE_{name.upper()}", example[f"TIRE_{name.upper()}"])
+    assert [getattr(Settings(_env_file=None), n) for n in names] == [getattr(bare, n) for n in names]
+    for name in names:
+        monkeypatch.setenv(f"TIRE_{name.upper()}", "")
+    assert [getattr(Settings(_env_file=None), n) for n in names] == [getattr(bare, n) for n in names]
 
 
 def test_the_server_has_time_to_answer_what_it_has_taken() -> None:
