@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tire_pipeline.stores.orchestrator import Orchestrator
     from tire_pipeline.stores.tracking import Tracking
 
+LOOPBACK = ("127.0.0.1", "localhost")
+
 
 @dataclass(frozen=True)
 class Services:
@@ -102,13 +104,24 @@ class FolderServices(Services):
 def folder_services(folder: Path, *, runs: Path) -> Services:
     """Services that need none: see FolderServices."""
     quiet_libraries()
+    reach_loopback_directly()
     return FolderServices(load_settings(), folder, runs)
 
 
 def services(settings: Settings | None = None) -> Services:
     """The services of these settings, or of the environment's."""
     quiet_libraries()
+    reach_loopback_directly()
     return Services(settings or load_settings())
+
+
+def reach_loopback_directly() -> None:
+    """Tell every HTTP client that no proxy leads to this host's own services; other exceptions stay."""
+    there = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    names = [name.strip() for name in there.split(",") if name.strip()]
+    if "*" not in names:
+        names += [name for name in LOOPBACK if name not in names]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(names)
 
 
 def quiet_libraries() -> None:

@@ -17,6 +17,15 @@ from tire_pipeline.evaluation.serving_check import ServingLimits, answers, check
 from tire_pipeline.imaging import encode_jpeg, encode_png
 
 
+@pytest.fixture(autouse=True)
+def behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers nothing, and that no variable exempts this host from."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_a_good_bundle_passes_with_its_figures_unless_it_takes_too_long_or_too_much(tmp_path: Path) -> None:
     made = make_bundle(tmp_path / "bundle", gain=1.0)
     with serving(made.path, log_file=tmp_path / "server.log") as (bundle, server):

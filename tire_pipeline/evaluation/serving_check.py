@@ -66,7 +66,7 @@ def serving(folder: Path, *, log_file: Path) -> Iterator[tuple[Bundle, Server]]:
     headers = {"Authorization": f"Bearer {key}"}
     with (
         _process(bundle, log_file, key) as (process, url),
-        httpx.Client(base_url=url, timeout=30, headers=headers) as client,
+        httpx.Client(base_url=url, timeout=30, headers=headers, trust_env=False) as client,
     ):
         _wait_ready(client, process, log_file)
         yield bundle, Server(client, process, log_file, time.monotonic() - begun)

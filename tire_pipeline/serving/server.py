@@ -25,6 +25,7 @@ from tire_pipeline.serving.model import ModelSlot, load_model
 from tire_pipeline.serving.spool import Spool
 from tire_pipeline.serving.trial import Trial
 from tire_pipeline.settings import Settings
+from tire_pipeline.wiring import reach_loopback_directly
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, bund
     With `bundle` that folder answers, as version 0: nothing is followed and nothing is recorded, so that trying a
     candidate leaves no trace in monitoring. Raises InputError when the folder is no good bundle.
     """
+    reach_loopback_directly()
     app = bundle_app(settings, bundle) if bundle else production_app(settings)
     server = build_server(app, limits=Limits(), host=host, port=port, timeout_graceful_shutdown=DRAIN_S)
     # uvicorn raises the signal it was stopped by again at the end, which would turn a clean stop into exit code 143.
