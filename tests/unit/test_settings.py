@@ -33,6 +33,12 @@ def test_what_cannot_be_used_is_named_by_its_variable_and_secrets_are_not_shown(
     assert "geheim" not in str(refused.value)
 
 
+def test_some_requests_are_always_the_champions(monkeypatch) -> None:
+    monkeypatch.setenv("TIRE_CANARY_WEIGHT", "1.0")
+    with pytest.raises(InputError, match="TIRE_CANARY_WEIGHT: should be less than 1"):
+        load_settings()
+
+
 def test_an_empty_variable_counts_as_unset_and_a_relative_home_becomes_absolute(monkeypatch) -> None:
     monkeypatch.setenv("TIRE_BUCKET", "")
     monkeypatch.setenv("TIRE_HOME", ".tire")

@@ -111,9 +111,7 @@ class OnlinePredictor:
         if self._beside and challenger and by_challenger:
             scored = await self._by_challenger(self._beside, challenger, upload)
         if scored is None:
-            scored = await self._score(self._batcher, champion, upload)
-            if self._beside:
-                self._beside.trial.answered(champion, seconds=time.perf_counter() - started)
+            scored = await self._by_champion(champion, upload)
         answer = image_answer(scored, upload.filename)
         picture = scored.reading.picture
         self._metrics.images.labels(scored.model.version, answer.decision or "error").inc()
@@ -127,6 +125,13 @@ class OnlinePredictor:
                 Answered(answer.prediction_id, upload.data, picture, scored.model, scored.p_K, other, challenger)
             )
         return answer
+
+    async def _by_champion(self, champion: LoadedModel, upload: Upload) -> Scored:
+        started = time.perf_counter()
+        scored = await self._score(self._batcher, champion, upload)
+        if self._beside:
+            self._beside.trial.answered(champion, seconds=time.perf_counter() - started)
+        return scored
 
     async def _by_challenger(self, beside: Beside, challenger: LoadedModel, upload: Upload) -> Scored | None:
         """None where it fails: the champion answers then, and the client never knows."""

@@ -210,6 +210,15 @@ def test_a_canary_that_hangs_counts_as_failed_and_the_champion_answers(
     assert "failed" in hanging.facts()["returned"]
 
 
+def test_the_time_of_a_challenger_that_failed_is_not_the_champions(
+    world: Callable[..., World], red_png: bytes, make_bundle: MakeBundle
+) -> None:
+    hanging = world(weight=0.5, session=Slow(load_model(make_bundle("slow").path).session, 1.0), timeout_s=0.5)
+    assert hanging.ask(red_png, 4) == {1: 4}
+    assert len(hanging.trial._champion_seconds) == 4
+    assert max(hanging.trial._champion_seconds) < 0.5 <= min(hanging.trial._seconds)
+
+
 def test_a_challenger_that_was_sent_back_stays_back_after_a_restart_and_the_next_one_has_its_chance(
     world: Callable[..., World], red_png: bytes
 ) -> None:
