@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from pydantic import TypeAdapter, ValidationError
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
@@ -65,16 +66,37 @@ class Bundle:
             record = json.loads(data)
         except ValueError as error:
             raise InputError(f"{manifest} is damaged ({error}). Download the bundle again.") from None
-        if record.pop("format", None) != FORMAT:
+        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
             raise InputError(f"{manifest} is not of bundle format {FORMAT}. Export the model again with this version.")
-        for name, sha256 in record.pop("files").items():
+        try:
+            files = TypeAdapter(dict[str, str]).validate_python(record.pop("files", None))
+            place = {"path": path, "digest": hashlib.sha256(data).hexdigest()}
+            bundle = TypeAdapter(cls).validate_python({**record, **place})
+            problems = bundle._problems(record)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'files'}: {e['msg']}" for e in error.errors()]
+        if problems:
+            raise InputError(
+                f"{manifest} does not describe a bundle ({'; '.join(problems)}). Export the model again with this "
+                "version."
+            )
+        for name, sha256 in files.items():
             _check_file(path / name, sha256)
-        record["preprocessing"] = _preprocessing(record["preprocessing"])
-        record["review_band"] = tuple(record["review_band"])
-        record["costs"] = tuple(record["costs"]) if record.get("costs") else None
-        if gate := record.get("input_gate"):  # bundles of before have none
-            record["input_gate"] = InputGate(**gate)
-        return cls(path=path, digest=hashlib.sha256(data).hexdigest(), **record)
+        return bundle
+
+    def _problems(self, record: dict[str, Any]) -> list[str]:
+        """What is wrong with the bundle of a record although every field has its type."""
+        parts = [("", record, Bundle), ("preprocessing.", record["preprocessing"], Preprocessing)]
+        parts += [("input_gate.", gate, InputGate)] if (gate := record.get("input_gate")) else []
+        found = []
+        for prefix, given, kind in parts:
+            found += [f"{prefix}{name} is unknown" for name in sorted(set(given) - {f.name for f in fields(kind)})]
+        if self.positive_class is not None and self.positive_class not in self.classes:
+            found.append(f"positive_class {self.positive_class} is no class")
+        for name, p_K in self.golden.items():
+            if len(p_K) != len(self.classes):
+                found.append(f"{name} has {len(p_K)} probabilities for {len(self.classes)} classes")
+        return found
 
     def save(self) -> Bundle:
         """Write bundle.json over the files that lie in `path`. The same files give the same digest."""
@@ -107,7 +129,9 @@ class Bundle:
         return self.classes[label], p_K[label], decision
 
     def golden_images(self) -> list[tuple[bytes, list[float]]]:
-        """(PNG bytes, expected calibrated probabilities (K,)) of each golden image."""
+        """(PNG bytes, expected calibrated probabilities (K,)) of each golden image. InputError when one is missing."""
+        if missing := sorted(name for name in self.golden if not (self.path / name).is_file()):
+            raise InputError(f"The bundle at {self.path} lacks {', '.join(missing)}. Download it again.")
         return [((self.path / name).read_bytes(), expected) for name, expected in sorted(self.golden.items())]
 
     def with_golden(self, images: Sequence[Pixels], probabilities_NK: Floats) -> Bundle:
@@ -134,7 +158,7 @@ class Session:
                 str(bundle.path / MODEL), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own exceptions share no base
-            raise InputError(f"The model of {bundle.path} cannot be loaded: {error}") from error
+            raise InputError(f"The model of {bundle.path} cannot be loaded: {' '.join(str(error).split())}") from error
         self.bundle = bundle
 
     def logits(self, images_BCHW: Floats) -> Floats:
@@ -160,7 +184,3 @@ def _check_file(path: Path, sha256: str) -> None:
         raise InputError(
             f"{path} is damaged: its sha256 is {found[:12]}…, the bundle says {sha256[:12]}…. Download it again."
         )
-
-
-def _preprocessing(record: dict[str, Any]) -> Preprocessing:
-    return Preprocessing(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})

@@ -51,6 +51,10 @@ def corrupt(bundle: Bundle) -> None:
     (bundle.path / "model.onnx").write_bytes(data)
 
 
+def empty_record(bundle: Bundle) -> None:
+    (bundle.path / "bundle.json").write_text('{"format": 1}')
+
+
 def no_number(bundle: Bundle) -> None:
     """A model that was good when its golden answers were taken, and answers NaN now."""
     model = onnx.load(bundle.path / "model.onnx")
@@ -77,8 +81,9 @@ def lying(bundle: Bundle) -> None:
     ("spoil", "said"),
     [
         (corrupt, r"model\.onnx is damaged"),
+        (empty_record, r"does not describe a bundle .* Nothing was promoted"),
         (no_number, "The server ended with"),
-        (wrong_shape, "The server ended with"),
+        (wrong_shape, "The server ended with 2 with this bundle: .* Got: 16 Expected: 99"),
         (lying, "The server ended with 2 with this bundle: .* off what it promises"),
     ],
 )

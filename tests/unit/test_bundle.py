@@ -50,13 +50,62 @@ def test_a_changed_file_a_missing_file_and_a_changed_manifest_are_seen(tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "is no bundle: it has no bundle.json"), ("{", "is damaged"), ('{"format": 99}', "not of bundle format 1")],
+    [
+        (None, "is no bundle: it has no bundle.json"),
+        ("{", "is damaged"),
+        ("[1]", "not of bundle format 1"),
+        ('{"format": 99}', "not of bundle format 1"),
+        ('{"format": 1}', "does not describe a bundle"),
+    ],
 )
 def test_what_is_no_bundle_is_said_so(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:
         (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(InputError, match=said):
         Bundle.load(tmp_path)
+
+
+GATE = {"side_min": 1, "brightness_min": 0.0, "sharpness_min": 0.0, "distance_max": 1.0, "space": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"new_field": 1}, "new_field is unknown"),
+        ({"preprocessing": {"height": 8, "width": 8, "gamma": 2}}, r"preprocessing\.gamma is unknown"),
+        ({"input_gate": {**GATE, "contrast_min": 3}}, r"input_gate\.contrast_min is unknown"),
+        ({"classes": None}, "classes: Input should be a valid list"),
+        ({"preprocessing": {"height": 8}}, r"preprocessing\.width: Field required"),
+        ({"review_band": [0.5]}, r"review_band\.1: Field required"),
+        ({"files": [1]}, "files: Input should be a valid dictionary"),
+        ({"positive_class": "rust"}, "positive_class rust is no class"),
+        ({"golden": {"golden/00.png": [1.0]}}, r"golden/00\.png has 1 probabilities for 2 classes"),
+    ],
+)
+def test_a_record_that_describes_no_bundle_is_refused_by_what_is_wrong(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    made(tmp_path)
+    record = json.loads((tmp_path / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps({**record, **changes}))
+    with pytest.raises(InputError, match=said):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["files", "classes", "positive_class", "preprocessing", "candidate"])
+def test_a_record_that_lacks_something_is_refused_by_its_name(tmp_path: Path, key: str) -> None:
+    made(tmp_path)
+    record = json.loads((tmp_path / "bundle.json").read_text())
+    del record[key]
+    (tmp_path / "bundle.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=key):
+        Bundle.load(tmp_path)
+
+
+def test_a_golden_image_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    bundle = made(tmp_path, golden={"golden/00.png": [0.5, 0.5]})
+    with pytest.raises(InputError, match=r"lacks golden/00\.png"):
+        bundle.golden_images()
 
 
 @pytest.mark.parametrize(

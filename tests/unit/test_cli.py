@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.servers import make_bundle
+from tests.unit.serving.conftest import write_model
 from tire_pipeline import steps
 from tire_pipeline.cli import main
 from tire_pipeline.errors import GateRefused
@@ -118,6 +120,16 @@ def test_a_service_that_cannot_be_reached_ends_with_3_names_its_address_and_no_s
     assert one_paragraph(done.stderr)
     assert "geheim" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_bundle_that_its_own_model_cannot_answer_for_ends_with_2_and_one_paragraph(tire, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", gain=1.0)
+    write_model(bundle.path / "model.onnx", gain=1.0, size=99)
+    bundle.save()
+    done = tire("serve", "--bundle", str(bundle.path), "--port", "0")
+    assert done.returncode == 2
+    assert "cannot answer golden image 0" in done.stderr
+    assert one_paragraph(done.stderr)
 
 
 def test_debug_shows_where_an_error_comes_from(tire) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.bundle import Bundle, Floats, Session
 from tire_pipeline.errors import InputError
 from tire_pipeline.imaging import decode, prepare
 
@@ -74,14 +74,39 @@ def check_golden(model: LoadedModel) -> None:
     golden = model.bundle.golden_images()
     if not golden:
         raise InputError(f"The bundle {model.bundle.path} has no golden images to check it by. Export it again.")
-    for i, (png, expected_K) in enumerate(golden):
-        x_BCHW = prepare(decode(png), model.bundle.preprocessing)[None]
-        p_K = model.session.probabilities(x_BCHW)[0]
-        if p_K.shape != (len(expected_K),):
-            raise InputError(f"The model of {model.bundle.path} gives {p_K.size} probabilities, not {len(expected_K)}.")
-        difference = float(np.abs(p_K - np.asarray(expected_K, np.float32)).max())
-        if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
-            raise InputError(
-                f"The bundle {model.bundle.path} answers golden image {i} with probabilities that are {difference:.3g} "
-                f"off what it promises (allowed: {GOLDEN_TOLERANCE:g}). It is not served; export it again."
-            )
+    images = [_prepared(model, png) for png, _ in golden]
+    expected_NK = np.array([expected_K for _, expected_K in golden], np.float32)
+    for i, x_CHW in enumerate(images):
+        _compare(model, f"golden image {i}", x_CHW[None], expected_NK[i : i + 1])
+
+
+def _prepared(model: LoadedModel, png: bytes) -> Floats:
+    """(C, H, W), by everything that the bundle says of a picture."""
+    spec, gate = model.bundle.preprocessing, model.bundle.input_gate
+    pixels_HWC = decode(png)
+    try:
+        if gate:
+            gate.distance(pixels_HWC)
+        return prepare(pixels_HWC, spec)
+    except Exception as error:  # whatever numpy and OpenCV make of sizes and statistics that are none
+        raise InputError(f"The bundle {model.bundle.path} cannot prepare a picture: {_one_line(error)}") from error
+
+
+def _compare(model: LoadedModel, what: str, x_BCHW: Floats, expected_BK: Floats) -> None:
+    path = model.bundle.path
+    try:
+        p_BK = model.session.probabilities(x_BCHW)
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        raise InputError(f"The model of {path} cannot answer {what}: {_one_line(error)}") from error
+    if p_BK.shape != expected_BK.shape:
+        raise InputError(f"The model of {path} gives {what} probabilities {p_BK.shape}, not {expected_BK.shape}.")
+    difference = float(np.abs(p_BK - expected_BK).max())
+    if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
+        raise InputError(
+            f"The bundle {path} answers {what} with probabilities that are {difference:.3g} off what it promises "
+            f"(allowed: {GOLDEN_TOLERANCE:g}). It is not served; export it again."
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.unit.serving.conftest import write_model
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.input_gate import InputGate
 from tire_pipeline.serving.bundles import KEEP, BundleCache, Target
 from tire_pipeline.serving.follower import Follower
 from tire_pipeline.serving.metrics import ServingMetrics
@@ -108,6 +113,52 @@ def test_a_bundle_that_answers_its_golden_images_wrongly_is_refused_and_the_old_
     assert answering(slot) == (1, good.digest)
     assert world.refused() == 1 and world.downloads == 2
     assert "Version 2 is refused" in caplog.text and "golden image 0" in caplog.text
+
+
+def of_another_size(bundle: Bundle) -> None:
+    write_model(bundle.path / "model.onnx", gain=1.0, size=99)
+    bundle.save()
+
+
+def of_a_later_version(bundle: Bundle) -> None:
+    manifest = bundle.path / "bundle.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "new_field": 1}))
+
+
+def of_no_height(bundle: Bundle) -> None:
+    replace(bundle, preprocessing=replace(bundle.preprocessing, height=0)).save()
+
+
+def of_no_statistics(bundle: Bundle) -> None:
+    gate = InputGate(side_min=1, brightness_min=0, sharpness_min=0, distance_max=1, space="AAAA")
+    replace(bundle, input_gate=gate).save()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (of_another_size, "cannot answer golden image 0: .* Got: 16 Expected: 99"),
+        (of_a_later_version, "new_field is unknown"),
+        (of_no_height, "cannot prepare a picture"),
+        (of_no_statistics, "cannot prepare a picture"),
+    ],
+)
+def test_a_bundle_that_cannot_answer_is_refused_once(
+    world: World,
+    make_bundle: MakeBundle,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Bundle], None],
+    said: str,
+) -> None:
+    slot, follower = world.server()
+    bundle = make_bundle()
+    spoil(bundle)
+    digest = hashlib.sha256((bundle.path / "bundle.json").read_bytes()).hexdigest()
+    world.promote(1, replace(bundle, digest=digest))
+    for _ in range(3):
+        follower.step()
+    assert slot.current is None and world.refused() == 1 and world.downloads == 1
+    assert re.search(said, caplog.text)
 
 
 def test_a_damaged_bundle_is_refused_by_its_digest(
