@@ -70,7 +70,8 @@ def load_model(path: Path, *, version: int = UNREGISTERED, threads: int = 1) -> 
 
 
 def check_golden(model: LoadedModel) -> None:
-    """Raises InputError unless every golden image gets its promised probabilities within `GOLDEN_TOLERANCE`."""
+    """Raises InputError unless every golden image, alone and in one batch with the others, gets its promised
+    probabilities within `GOLDEN_TOLERANCE`."""
     golden = model.bundle.golden_images()
     if not golden:
         raise InputError(f"The bundle {model.bundle.path} has no golden images to check it by. Export it again.")
@@ -78,6 +79,8 @@ def check_golden(model: LoadedModel) -> None:
     expected_NK = np.array([expected_K for _, expected_K in golden], np.float32)
     for i, x_CHW in enumerate(images):
         _compare(model, f"golden image {i}", x_CHW[None], expected_NK[i : i + 1])
+    rows = [*range(len(golden)), 0]  # a batch is two images at least
+    _compare(model, "its golden images in one batch", np.stack([images[i] for i in rows]), expected_NK[rows])
 
 
 def _prepared(model: LoadedModel, png: bytes) -> Floats:

@@ -40,8 +40,8 @@ def solid(red: int, green: int, *, size: int = 24) -> np.ndarray:
     return np.full((size, size, 3), (red, green, 0), np.uint8)
 
 
-def write_model(path: Path, *, gain: float, size: int) -> None:
-    """logits = gain · (mean red, mean green) of the normalised picture."""
+def write_model(path: Path, *, gain: float, size: int, batch: int | str = "B") -> None:
+    """logits = gain · (mean red, mean green) of the normalised picture; `batch` is a name for any size."""
     weights = np.array([[gain, 0, 0], [0, gain, 0]], np.float32).T
     graph = helper.make_graph(
         [
@@ -49,8 +49,8 @@ def write_model(path: Path, *, gain: float, size: int) -> None:
             helper.make_node("MatMul", ["means", "weights"], ["logits"]),
         ],
         "colour",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["B", 3, size, size])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 2])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2])],
         [
             helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
             helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel()),

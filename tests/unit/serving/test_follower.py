@@ -120,6 +120,11 @@ def of_another_size(bundle: Bundle) -> None:
     bundle.save()
 
 
+def for_one_picture_at_a_time(bundle: Bundle) -> None:
+    write_model(bundle.path / "model.onnx", gain=1.0, size=16, batch=1)
+    bundle.save()
+
+
 def of_a_later_version(bundle: Bundle) -> None:
     manifest = bundle.path / "bundle.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "new_field": 1}))
@@ -138,6 +143,7 @@ def of_no_statistics(bundle: Bundle) -> None:
     ("spoil", "said"),
     [
         (of_another_size, "cannot answer golden image 0: .* Got: 16 Expected: 99"),
+        (for_one_picture_at_a_time, "cannot answer its golden images in one batch: .* Got: 3 Expected: 1"),
         (of_a_later_version, "new_field is unknown"),
         (of_no_height, "cannot prepare a picture"),
         (of_no_statistics, "cannot prepare a picture"),
