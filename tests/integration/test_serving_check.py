@@ -40,9 +40,10 @@ def test_a_good_bundle_passes_with_its_figures_unless_it_takes_too_long_or_too_m
     assert figures["max_difference"] < 1e-5
     assert 0 < figures["median_ms"] <= figures["p95_ms"]
     assert figures["memory_mb"] > 20
-    assert given.shape == (24, 2)
-    assert given[0] == pytest.approx(given[2])
-    assert server.process.poll() is not None
+    assert given.p_NK.shape == (24, 2) and given.places == list(range(24))
+    assert given.p_NK[0] == pytest.approx(given.p_NK[2])
+    assert given.decisions == [("defective", "defective")] * 24
+    assert server.started.ended() == "0"
 
 
 def corrupt(bundle: Bundle) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,16 +15,20 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import GateRefused, InputError
+from tire_pipeline.evaluation.checked_server import Started, process
 from tire_pipeline.metrics import Floats
 
 GOLDEN_MAX = 1e-3
 READY_S = 60.0
-AT_ONCE = 16
+# Below what the server takes (serving/limits.py): images and bytes of one request, bytes of one image.
+IMAGES_AT_ONCE = 16
+BYTES_AT_ONCE = 32 * 2**20
+IMAGE_BYTES_MAX = 20 * 2**20
 NUM_CLIENTS = 4
+SAMPLE_S = 0.02
 BAD_INPUTS = {"text": b"no image", "nothing": b"", "half a picture": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"}
 
 
@@ -43,12 +43,21 @@ class ServingLimits:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers with the bundle, and the process that it is."""
+    """A server that is ready to answer with the bundle."""
 
     client: httpx.Client
-    process: subprocess.Popen[bytes]
-    log_file: Path
+    started: Started
     ready_s: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server said of pictures: their `places` in what was sent, probabilities (N, K), and its own label and
+    decision of each."""
+
+    places: list[int]
+    p_NK: Floats
+    decisions: list[tuple[str, str]]
 
 
 @contextmanager
@@ -63,13 +72,13 @@ def serving(folder: Path, *, log_file: Path) -> Iterator[tuple[Bundle, Server]]:
         raise GateRefused(f"{error} Nothing was promoted.") from None
     begun = time.monotonic()
     key = secrets.token_urlsafe(32)  # the server's own keys are known to it as hashes alone
-    headers = {"Authorization": f"Bearer {key}"}
+    digest, headers = hashlib.sha256(key.encode()).hexdigest(), {"Authorization": f"Bearer {key}"}
     with (
-        _process(bundle, log_file, key) as (process, url),
-        httpx.Client(base_url=url, timeout=30, headers=headers, trust_env=False) as client,
+        process(folder, key_digest=digest, log_file=log_file) as started,
+        httpx.Client(base_url=started.url, timeout=30, headers=headers, trust_env=False) as client,
     ):
-        _wait_ready(client, process, log_file)
-        yield bundle, Server(client, process, log_file, time.monotonic() - begun)
+        _wait_ready(client, started)
+        yield bundle, Server(client, started, time.monotonic() - begun)
 
 
 def check_answers(bundle: Bundle, server: Server) -> dict[str, float]:
@@ -78,13 +87,10 @@ def check_answers(bundle: Bundle, server: Server) -> dict[str, float]:
     Raises GateRefused when an answer differs from what the bundle expects, or bad input gets a class or an error 500.
     """
     golden = bundle.golden_images()
-    given_NK = answers(bundle, server, [data for data, _ in golden])
-    worst = float(np.abs(given_NK - np.array([expected for _, expected in golden])).max(initial=0.0))
-    if not golden or not worst <= GOLDEN_MAX:
-        raise GateRefused(
-            f"The server answers its {len(golden)} golden images {worst:.2e} away from what the bundle expects; at "
-            f"most {GOLDEN_MAX:.0e} is allowed. Nothing was promoted."
-        )
+    if not golden:
+        raise GateRefused("The bundle has no golden images to ask the server for. Nothing was promoted.")
+    given = answers(bundle, server, [data for data, _ in golden])
+    worst = _difference(given.p_NK, np.array([expected for _, expected in golden], np.float32))
     for name, data in BAD_INPUTS.items():
         (answer,) = _predict(server.client, [data])
         if "error" not in answer:
@@ -92,38 +98,49 @@ def check_answers(bundle: Bundle, server: Server) -> dict[str, float]:
     return {"max_difference": worst, "ready_s": server.ready_s}
 
 
-def answers(bundle: Bundle, server: Server, pictures: Sequence[bytes]) -> Floats:
-    """The server's probabilities (N, K) of encoded pictures. Raises GateRefused when one gets none, or another model
-    answers."""
-    rows: list[list[float]] = []
-    for start in range(0, len(pictures), AT_ONCE):
-        for i, answer in enumerate(_predict(server.client, pictures[start : start + AT_ONCE]), start=start):
-            if "error" in answer:
-                raise GateRefused(f"The server cannot answer picture {i}: {answer['error']} Nothing was promoted.")
-            if answer.get("model_digest") != bundle.digest:
-                raise GateRefused(f"The server names the model {answer.get('model_digest')}, not {bundle.digest}.")
-            rows.append([answer["probabilities"][c] for c in bundle.classes])
-    return np.array(rows, np.float32).reshape(-1, len(bundle.classes))
+def answers(bundle: Bundle, server: Server, pictures: Iterable[bytes]) -> Served:
+    """The server's answers for encoded pictures, but for those above what it takes. The pictures of two requests at
+    most are in memory.
+
+    Raises GateRefused when a picture gets none, another model answers, or no picture is small enough.
+    """
+    places, rows, decisions = [], [], []
+    for part in _requests(pictures):
+        for (i, _), answer in zip(part, _predict(server.client, [data for _, data in part]), strict=True):
+            places.append(i)
+            rows.append(_probabilities(bundle, answer, what=f"picture {i}"))
+            decisions.append((answer["label"], answer["decision"]))
+    if not rows:
+        largest = f"{IMAGE_BYTES_MAX // 2**20} MiB"
+        raise GateRefused(f"No picture is small enough for the server, which takes {largest}. Nothing was promoted.")
+    return Served(places, np.array(rows, np.float32), decisions)
 
 
 def check_load(bundle: Bundle, server: Server, limits: ServingLimits) -> dict[str, float]:
-    """Four clients ask for golden images at once. Returns times of a request in ms, and the memory after it in MB.
+    """Four clients ask for golden images at once. Returns times of a request in ms, and the peak of memory in MB.
 
-    Raises GateRefused when either is over its limit.
+    Raises GateRefused when either is over its limit, or an answer differs from what the bundle expects.
     """
-    pictures = [data for data, _ in bundle.golden_images()]
+    golden = bundle.golden_images()
 
     def ask(i: int) -> float:
+        data, expected_K = golden[i % len(golden)]
         begun = time.perf_counter()
-        _predict(server.client, [pictures[i % len(pictures)]])
-        return (time.perf_counter() - begun) * 1000
+        (answer,) = _predict(server.client, [data])
+        ms = (time.perf_counter() - begun) * 1000
+        given_K = _probabilities(bundle, answer, what=f"golden image {i % len(golden)} under load")
+        _difference(np.array([given_K], np.float32), np.array([expected_K], np.float32), when=" under load")
+        return ms
 
-    with ThreadPoolExecutor(NUM_CLIENTS) as pool:
-        times = list(pool.map(ask, range(limits.load_requests)))
+    done = threading.Event()
+    with ThreadPoolExecutor(NUM_CLIENTS + 1) as pool:
+        peak = pool.submit(_peak, server.started.memory_bytes, done)
+        try:
+            times = list(pool.map(ask, range(limits.load_requests)))
+        finally:
+            done.set()
     median, p95 = (float(np.percentile(times, q)) for q in (50, 95))
-    processes = psutil.Process(server.process.pid)
-    memory = sum(p.memory_info().rss for p in (processes, *processes.children(recursive=True))) / 1e6
-    found = {"median_ms": median, "p95_ms": p95, "memory_mb": memory}
+    found = {"median_ms": median, "p95_ms": p95, "memory_mb": peak.result() / 1e6}
     for name, limit in (("p95_ms", limits.p95_ms), ("memory_mb", limits.memory_mb)):
         if found[name] > limit:
             raise GateRefused(
@@ -133,39 +150,61 @@ def check_load(bundle: Bundle, server: Server, limits: ServingLimits) -> dict[st
     return found
 
 
-@contextmanager
-def _process(bundle: Bundle, log_file: Path, key: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tire_pipeline", "serve", "--bundle", str(bundle.path), "--port", str(port)]
-    env = {**os.environ, "TIRE_API_KEYS": hashlib.sha256(key.encode()).hexdigest()}
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def _peak(measure: Callable[[], int], done: threading.Event) -> int:
+    """The largest of what is measured until `done`, and once after."""
+    peak = measure()
+    while not done.wait(SAMPLE_S):
+        peak = max(peak, measure())
+    return max(peak, measure())
 
 
-def _wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], log_file: Path) -> None:
+def _difference(given_NK: Floats, expected_NK: Floats, *, when: str = "") -> float:
+    """The largest between golden images' probabilities and those expected. GateRefused when it is too large."""
+    worst = float(np.abs(given_NK - expected_NK).max())
+    if not worst <= GOLDEN_MAX:
+        raise GateRefused(
+            f"The server answers its golden images{when} {worst:.2e} away from what the bundle expects; at most "
+            f"{GOLDEN_MAX:.0e} is allowed. Nothing was promoted."
+        )
+    return worst
+
+
+def _probabilities(bundle: Bundle, answer: dict[str, Any], *, what: str) -> list[float]:
+    if "error" in answer:
+        raise GateRefused(f"The server cannot answer {what}: {answer['error']} Nothing was promoted.")
+    if answer.get("model_digest") != bundle.digest:
+        raise GateRefused(f"The server names the model {answer.get('model_digest')}, not {bundle.digest}.")
+    return [answer["probabilities"][c] for c in bundle.classes]
+
+
+def _requests(pictures: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
+    """Parts that one request may hold, of pictures with their places; those that are too large are left out."""
+    part: list[tuple[int, bytes]] = []
+    size = 0
+    for i, data in enumerate(pictures):
+        if len(data) > IMAGE_BYTES_MAX:
+            continue
+        if len(part) == IMAGES_AT_ONCE or (part and size + len(data) > BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append((i, data))
+        size += len(data)
+    if part:
+        yield part
+
+
+def _wait_ready(client: httpx.Client, started: Started) -> None:
     deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and not started.ended():
         try:
             if client.get("/readyz").status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    last = " / ".join(log_file.read_text(errors="replace").strip().splitlines()[-5:])
-    what = f"was not ready within {READY_S:.0f} s" if process.poll() is None else f"ended with {process.returncode}"
-    raise GateRefused(f"The server {what} with this bundle: {last} Nothing was promoted.")
+    ended = started.ended()
+    what = f"ended with {ended}" if ended else f"was not ready within {READY_S:.0f} s"
+    raise GateRefused(f"The server {what} with this bundle: {started.last_words()} Nothing was promoted.")
 
 
 def _predict(client: httpx.Client, pictures: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import logging
 import shutil
 import tempfile
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
     from tire_pipeline.bundle import Bundle
     from tire_pipeline.evaluation.answers import Answers
     from tire_pipeline.evaluation.parity import Parity, ParityLimits
-    from tire_pipeline.evaluation.serving_check import Server
+    from tire_pipeline.evaluation.serving_check import Served, Server
     from tire_pipeline.wiring import Services
 
 log = logging.getLogger(__name__)
 SERVER_IMAGES_MAX = 1000
+FETCHERS = 8  # originals that are in memory beside a request's
 FORMATS = ("onnx", "int8")
 
 
@@ -124,7 +124,6 @@ def _parities(
     differ; of the images, the server is sent the first thousand as files."""
     from tire_pipeline.evaluation.answers import probabilities
     from tire_pipeline.evaluation.parity import ParityLimits, compare
-    from tire_pipeline.evaluation.serving_check import answers
     from tire_pipeline.evaluation.torch_answers import torch_probabilities
 
     exact = ParityLimits(s.settings.parity_difference_max, s.settings.parity_flips_max)
@@ -132,13 +131,26 @@ def _parities(
     is_int8, own_NK = original is not bundle, test.scored.p_NK
     onnx_NK = probabilities(original, test.images_NHWC, test.positions)[0] if is_int8 else own_NK
     torch_NK = torch_probabilities(network, original, test.images_NHWC, test.positions)
-    files = s.objects.get_many(list(test.rows["key"][:SERVER_IMAGES_MAX]))
-    served_NK = answers(bundle, server, list(islice(files, SERVER_IMAGES_MAX)))
     found = {compare("torch and ONNX", original, torch_NK, onnx_NK): exact}
     if is_int8:
         found[compare("ONNX and INT8", bundle, onnx_NK, own_NK)] = rough
-    last = compare(f"{'INT8' if is_int8 else 'ONNX'} and the server", bundle, own_NK[: len(served_NK)], served_NK)
+    served = _served(s, bundle, server, test)
+    between = f"{'INT8' if is_int8 else 'ONNX'} and the server"
+    last = compare(between, bundle, own_NK[served.places], served.p_NK)
     return {**found, last: exact}
+
+
+def _served(s: Services, bundle: Bundle, server: Server, test: Answers) -> Served:
+    """What the server says of the test images' files."""
+    from tire_pipeline.evaluation.serving_check import answers
+
+    keys = list(test.rows["key"][:SERVER_IMAGES_MAX])
+    served = answers(bundle, server, s.objects.get_many(keys, workers=FETCHERS, ahead=FETCHERS))
+    if left_out := len(keys) - len(served.places):
+        log.warning(
+            "%d of %d test images are larger than the server takes; it was not asked for them", left_out, len(keys)
+        )
+    return served
 
 
 def _log_check(s: Services, model: ModelRef, figures: dict[str, float], found: list[Parity], folder: Path) -> None:
