@@ -70,6 +70,7 @@ class Settings(BaseSettings):
 
     check_p95_ms: float = Field(2000.0, gt=0)
     check_memory_mb: float = Field(2048.0, gt=0)
+    check_retakes_max: float = Field(0.5, ge=0, le=1)  # share of the test images
     parity_difference_max: float = Field(1e-4, ge=0)
     parity_flips_max: int = Field(0, ge=0)
     parity_int8_difference_max: float = Field(1.0, ge=0)  # of INT8 its own evaluation decides, unless more is asked for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,19 @@ def probabilities(bundle: Bundle, images_NHWC: Images, positions: np.ndarray) ->
         p_parts.append(session.probabilities(normalise(np.asarray(images_NHWC[part]), bundle.preprocessing)))
         ms_parts.append(np.full(len(part), (time.perf_counter() - began) * 1000 / len(part)))
     return np.concatenate(p_parts), np.concatenate(ms_parts).round(3)
+
+
+def gated(bundle: Bundle, test: Answers, places: Sequence[int]) -> tuple[list[tuple[str, str]], int]:
+    """(label, decision) of each row at the places as a server owes them, and how many pictures it must send back: what
+    the input gate refuses is for `review`."""
+    decided, num_refused = [], 0
+    for place in places:
+        row = test.rows.iloc[place]
+        gate, size = bundle.input_gate, {"width": int(row["width"]), "height": int(row["height"])}
+        refused = gate is not None and gate.refusal(test.picture(place), **size) is not None
+        decided.append((str(row["predicted"]), "review" if refused else str(row["decision"])))
+        num_refused += refused
+    return decided, num_refused
 
 
 def as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFrame, Scored]:

@@ -35,12 +35,26 @@ class ParityLimits:
     flips_max: int | None = 0
 
 
-def compare(between: str, bundle: Bundle, a_NK: Floats, b_NK: Floats) -> Parity:
-    """Two forms' probabilities (N, K) of the same images, side by side. What is no number is infinitely far."""
+Decisions = list[tuple[str, str]]
+"""Label and decision of each image."""
+
+
+def compare(
+    between: str, bundle: Bundle, a_NK: Floats, b_NK: Floats, *, decided: tuple[Decisions, Decisions] | None = None
+) -> Parity:
+    """Two forms' probabilities (N, K) of the same images, side by side. What is no number is infinitely far.
+
+    `decided`: what each decides itself, where that is more than what the bundle makes of the probabilities.
+    """
     difference = float(np.abs(a_NK - b_NK).max(initial=0.0))
-    decisions = [[bundle.decide(p_K)[2] for p_K in p_NK] for p_NK in (a_NK, b_NK)]
-    flips = sum(a != b for a, b in zip(*decisions, strict=True))
+    a, b = decided or (_decisions(bundle, a_NK), _decisions(bundle, b_NK))
+    flips = sum(one != other for one, other in zip(a, b, strict=True))
     return Parity(between, len(a_NK), difference if np.isfinite(difference) else np.inf, flips)
+
+
+def _decisions(bundle: Bundle, p_NK: Floats) -> Decisions:
+    decided = [bundle.decide(p_K) for p_K in p_NK]
+    return [(label, decision) for label, _, decision in decided]
 
 
 def check(found: Parity, limits: ParityLimits) -> None:

@@ -36,7 +36,8 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
 
     An INT8 model stands between the ONNX model that it was made of and the server. What was found goes to MLflow, with
     pictures of where the network looked in its worst mistakes. GateRefused when anything differs, or takes more time
-    or memory than the settings allow (`TIRE_CHECK_*`, `TIRE_PARITY_*`).
+    or memory than the settings allow, or the input gate sends back too many test images (`TIRE_CHECK_*`,
+    `TIRE_PARITY_*`).
     """
     from tire_pipeline.evaluation.parity import check
     from tire_pipeline.evaluation.serving_check import ServingLimits, check_answers, check_load, serving
@@ -134,14 +135,19 @@ def _parities(
     found = {compare("torch and ONNX", original, torch_NK, onnx_NK): exact}
     if is_int8:
         found[compare("ONNX and INT8", bundle, onnx_NK, own_NK)] = rough
-    served = _served(s, bundle, server, test)
+    served, owed = _served(s, bundle, server, test)
     between = f"{'INT8' if is_int8 else 'ONNX'} and the server"
-    last = compare(between, bundle, own_NK[served.places], served.p_NK)
+    last = compare(between, bundle, own_NK[served.places], served.p_NK, decided=(owed, served.decisions))
     return {**found, last: exact}
 
 
-def _served(s: Services, bundle: Bundle, server: Server, test: Answers) -> Served:
-    """What the server says of the test images' files."""
+def _served(s: Services, bundle: Bundle, server: Server, test: Answers) -> tuple[Served, list[tuple[str, str]]]:
+    """What the server says of the test images' files, and the label and decision that it owes each.
+
+    GateRefused when the input gate sends back more of them than the settings allow: of such a model, production would
+    see none of what its evaluation promises.
+    """
+    from tire_pipeline.evaluation.answers import gated
     from tire_pipeline.evaluation.serving_check import answers
 
     keys = list(test.rows["key"][:SERVER_IMAGES_MAX])
@@ -150,7 +156,13 @@ def _served(s: Services, bundle: Bundle, server: Server, test: Answers) -> Serve
         log.warning(
             "%d of %d test images are larger than the server takes; it was not asked for them", left_out, len(keys)
         )
-    return served
+    owed, num_refused = gated(bundle, test, served.places)
+    if (share := num_refused / len(owed)) > s.settings.check_retakes_max:
+        raise GateRefused(
+            f"The model's input gate sends back {num_refused} of {len(owed)} test images ({share:.0%}); at most "
+            f"{s.settings.check_retakes_max:.0%} is allowed. Nothing was promoted."
+        )
+    return served, owed
 
 
 def _log_check(s: Services, model: ModelRef, figures: dict[str, float], found: list[Parity], folder: Path) -> None:

@@ -11,13 +11,16 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.unit.evaluation.conftest import MakeAnswers
 from tests.unit.serving.conftest import solid
 from tire_pipeline.bundle import Bundle, Session
 from tire_pipeline.errors import GateRefused
 from tire_pipeline.evaluation import serving_check
+from tire_pipeline.evaluation.answers import gated
 from tire_pipeline.evaluation.checked_server import Started
 from tire_pipeline.evaluation.serving_check import Server, ServingLimits, answers, check_answers, check_load
 from tire_pipeline.imaging import decode, encode_png, prepare
+from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.serving.limits import Limits
 
 
@@ -147,3 +150,13 @@ def test_pictures_above_the_servers_limit_are_left_out_unless_none_is_left(bundl
     assert given.decisions == [("defective", "defective"), ("good", "good")]
     with pytest.raises(GateRefused, match="No picture is small enough for the server, which takes 20 MiB"):
         answers(bundle, server, [too_large])
+
+
+def test_what_the_input_gate_refuses_is_owed_a_review(bundle: Bundle, make_answers: MakeAnswers) -> None:
+    test = make_answers(20)
+    label, decision = test.rows["predicted"], test.rows["decision"]
+    assert gated(bundle, test, [3, 0]) == ([(label[3], decision[3]), (label[0], decision[0])], 0)
+    images = np.random.default_rng(0).integers(90, 110, (9, 16, 16, 3), np.uint8)
+    gate = fit_input_gate(images, np.arange(6), np.arange(9))
+    closed = Bundle(**{**vars(bundle), "input_gate": gate})
+    assert gated(closed, test, [3, 0]) == ([(label[3], "review"), (label[0], "review")], 2)
