@@ -111,18 +111,21 @@ def memory_kb(server: Server) -> int:
 def test_stops_under_load_lose_no_accepted_request(production: Production) -> None:
     version = production.promote("one", production.bundle("one", gain=1))
     ends: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     answered: set[str] = set()
-    for _ in range(NUM_STOPS):
+    for i in range(NUM_STOPS):
         server = production.serve_version(version)
-        load = Load(server)
+        load = Load(server, keeps_connections=bool(i % 2))
         with load.running():
             until(lambda load=load: len(load.answers) >= 50, "50 answers")  # type: ignore[misc]
             assert server.terminate() == 0
         ends.update(load.failures)
+        lost.update(load.lost)
         answered |= {answer["prediction_id"] for answer in load.answers}
     recorded = {row["prediction_id"] for row in production.recorded()}
     print(f"{NUM_STOPS} stops, {len(answered)} answers, {len(recorded ^ answered)} lost, the rest: {dict(ends)}")  # noqa: T201
     assert recorded == answered
+    assert not lost, lost
 
 
 def test_under_three_times_its_load_the_server_keeps_its_pace_and_recovers_at_once(tmp_path: Path) -> None:
