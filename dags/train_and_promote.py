@@ -30,6 +30,7 @@ from tire_airflow.links import VERSION, DataReportLink, linked
 from tire_airflow.runs import failures, returned, stops_the_run
 from tire_airflow.tasks import step
 from tire_airflow.trainers import train_operator
+from tire_airflow.trainers.job import labels
 
 from tire_pipeline import steps
 from tire_pipeline.refs import EvaluationRef, ModelRef, ScanShard, SnapshotRef, SplitRef, TrainedRef
@@ -97,8 +98,8 @@ with DAG(
         return asdict(model)
 
     @step
-    def check_serving(model: dict[str, Any]) -> dict[str, float]:
-        return steps.check_serving(ModelRef(**model))
+    def check_serving(model: dict[str, Any], ti: Any) -> dict[str, float]:
+        return steps.check_serving(ModelRef(**model), task=labels(ti))
 
     @step
     def produce(model: dict[str, Any], params: dict[str, Any], run_id: str) -> dict[str, Any]:

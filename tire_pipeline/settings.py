@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     ledger_url: SecretStr | None = None
     serving_url: str = "http://127.0.0.1:8000"
     serving_public_url: str = ""  # what browsers know it as, where that is another address
+    serving_image: str = ""  # whose container is checked before a promotion; empty: a process
     shadow_alias: str = Field("staging", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     canary_weight: float = Field(0.0, ge=0.0, lt=1.0)  # at 1 no champion answers, whose latency is the measure
     api_keys: str = Field("", pattern=r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.integration.engine import NETWORK, Engine
 from tests.unit.fakes import FakeTracking, fake_services
 from tests.unit.serving.conftest import solid, write_model
 from tire_pipeline import steps
@@ -20,6 +21,7 @@ from tire_pipeline.imaging import Preprocessing, encode_png, prepare
 from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.refs import ModelRef, SplitRef
 from tire_pipeline.settings import Settings
+from tire_pipeline.stores.containers import Containers
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.network import rebuild_network
 from tire_pipeline.training.trained import save_network
@@ -83,9 +85,9 @@ class World:
         return ModelRef("tire-defect", version, name, bundle.digest, "cnn", split.snapshot.digest)
 
     def check(self, model: ModelRef, **settings: Any) -> dict[str, float]:
-        s = self.services
+        s, task = self.services, {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1"}
         made = Settings(home=s.settings.home, _env_file=None, **settings)  # type: ignore[call-arg]
-        return steps.check_serving(model, services=SimpleNamespace(**{**vars(s), "settings": made}))  # type: ignore[arg-type]
+        return steps.check_serving(model, task=task, services=SimpleNamespace(**{**vars(s), "settings": made}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,16 @@ def test_with_all_limits_wide_open_a_candidate_passes(world: World, model: Model
 def test_each_setting_alone_refuses_it(world: World, model: ModelRef, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(GateRefused, match=said):
         world.check(model, **settings)
+
+
+def test_where_an_image_is_named_its_container_is_checked(world: World, model: ModelRef, tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "engine")
+    world.services.containers = Containers(engine, deployment="d")  # type: ignore[arg-type]
+    world.check(model, **ANY, serving_image="tire-serving:7", trainer_network=NETWORK)
+    (options,) = engine.made.values()
+    assert (options["image"], options["labels"]["tire.task_id"], engine.there) == ("tire-serving:7", "t", {})
+    world.check(model, **ANY)
+    assert len(engine.made) == 1
 
 
 def test_a_candidate_whose_input_gate_refuses_everything_is_refused_unless_that_is_allowed(

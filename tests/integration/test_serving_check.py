@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.integration.engine import NETWORK, Engine
 from tests.integration.servers import RED, make_bundle
 from tire_pipeline.bundle import Bundle
-from tire_pipeline.errors import GateRefused
+from tire_pipeline.errors import GateRefused, ServiceUnavailable
+from tire_pipeline.evaluation.checked_server import ServingImage
 from tire_pipeline.evaluation.serving_check import ServingLimits, answers, check_answers, check_load, serving
 from tire_pipeline.imaging import encode_jpeg, encode_png
+from tire_pipeline.stores.containers import Containers
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +97,63 @@ def test_a_bundle_that_is_no_good_is_refused(spoil: Callable[[Bundle], None], sa
     spoil(made)
     with pytest.raises(GateRefused, match=said), serving(made.path, log_file=tmp_path / "server.log"):
         pytest.fail("a server came up with it")
+
+
+TASK = {"dag_id": "train_and_promote", "run_id": "r", "task_id": "check_serving", "map_index": "-1"}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path / "engine")
+
+
+def image(engine: Engine, **changes: Any) -> ServingImage:
+    containers = Containers(engine, deployment="d")  # type: ignore[arg-type]
+    return ServingImage(
+        **{"name": "tire-serving:7", "network": NETWORK, "containers": containers, "task": TASK} | changes
+    )
+
+
+def test_a_container_of_the_serving_image_is_checked_as_a_process_is_and_removed(
+    tmp_path: Path, engine: Engine
+) -> None:
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+    with serving(made.path, log_file=tmp_path / "unused", image=image(engine)) as (bundle, server):
+        figures = check_answers(bundle, server) | check_load(bundle, server, ServingLimits())
+        with pytest.raises(GateRefused, match=r"\(memory_mb\)"):
+            check_load(bundle, server, ServingLimits(memory_mb=1))
+        assert server.client.post("/predict", headers={"Authorization": "Bearer no"}).status_code == 401
+    assert 20 < figures["memory_mb"] < 900
+    assert engine.there == {}
+    (options,) = engine.made.values()
+    assert options["image"] == "tire-serving:7"
+    assert options["labels"] == {"tire.deployment": "d", **{f"tire.{name}": value for name, value in TASK.items()}}
+    assert (options["host_config"]["cap_drop"], options["host_config"]["read_only"]) == (["ALL"], True)
+
+
+def test_a_container_that_nobody_waits_for_is_none_of_the_reapers(tmp_path: Path, engine: Engine) -> None:
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+    with serving(made.path, log_file=tmp_path / "unused", image=image(engine, task={})):
+        assert [options["labels"] for options in engine.made.values()] == [{}]
+
+
+def test_a_container_that_ends_says_why_and_is_removed(tmp_path: Path, engine: Engine) -> None:
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+    lying(made)
+    with (
+        pytest.raises(GateRefused, match=r"The server ended with 2 with this bundle: .* off what it promises"),
+        serving(made.path, log_file=tmp_path / "unused", image=image(engine)),
+    ):
+        pytest.fail("a server came up with it")
+    assert engine.there == {}
+
+
+def test_a_container_that_cannot_start_is_removed(tmp_path: Path, engine: Engine) -> None:
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+    engine.refuses = "no such network"
+    with (
+        pytest.raises(ServiceUnavailable, match="no such network"),
+        serving(made.path, log_file=tmp_path / "unused", image=image(engine)),
+    ):
+        pytest.fail("a server came up")
+    assert engine.there == {}

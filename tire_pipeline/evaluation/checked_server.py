@@ -1,4 +1,4 @@
-"""A server that is started to be checked: a process of this environment."""
+"""A server that is started to be checked: a container of the image that is deployed, or a process like this one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:  # who starts a process has no use for an engine's client
+    from tire_pipeline.stores.containers import Containers
 
 STOP_S = 30.0
 
@@ -25,6 +29,33 @@ class Started:
     memory_bytes: Callable[[], int]
     ended: Callable[[], str]
     last_words: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class ServingImage:
+    """The image to check with, and where and whose its container is: `task` are the labels of the task instance that
+    waits for it, empty where none does."""
+
+    name: str
+    network: str
+    containers: Containers
+    task: Mapping[str, str]
+
+
+@contextmanager
+def container(folder: Path, *, key_digest: str, image: ServingImage) -> Iterator[Started]:
+    """The image serving the bundle in the folder; removed at the end, or by the reaper when this process is killed."""
+    engine = image.containers
+    container_id = engine.serve(image.name, folder, api_keys=key_digest, network=image.network, labels=image.task)
+    try:
+        yield Started(
+            engine.address(container_id, network=image.network),
+            memory_bytes=lambda: engine.memory_bytes(container_id),
+            ended=lambda: engine.ended(container_id),
+            last_words=lambda: engine.last_words(container_id),
+        )
+    finally:
+        engine.remove(container_id)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import GateRefused, InputError
-from tire_pipeline.evaluation.checked_server import Started, process
+from tire_pipeline.evaluation.checked_server import ServingImage, Started, container, process
 from tire_pipeline.metrics import Floats
 
 GOLDEN_MAX = 1e-3
@@ -61,8 +61,9 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, log_file: Path) -> Iterator[tuple[Bundle, Server]]:
-    """The bundle in the folder and a server that is ready to answer with it; stopped at the end.
+def serving(folder: Path, *, log_file: Path, image: ServingImage | None = None) -> Iterator[tuple[Bundle, Server]]:
+    """The bundle in the folder and a server that is ready to answer with it, of the image if there is one; stopped at
+    the end.
 
     Raises GateRefused when the bundle is damaged, or the server does not come up with it.
     """
@@ -74,7 +75,11 @@ def serving(folder: Path, *, log_file: Path) -> Iterator[tuple[Bundle, Server]]:
     key = secrets.token_urlsafe(32)  # the server's own keys are known to it as hashes alone
     digest, headers = hashlib.sha256(key.encode()).hexdigest(), {"Authorization": f"Bearer {key}"}
     with (
-        process(folder, key_digest=digest, log_file=log_file) as started,
+        (
+            container(folder, key_digest=digest, image=image)
+            if image
+            else process(folder, key_digest=digest, log_file=log_file)
+        ) as started,
         httpx.Client(base_url=started.url, timeout=30, headers=headers, trust_env=False) as client,
     ):
         _wait_ready(client, started)

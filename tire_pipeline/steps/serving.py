@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from tire_pipeline.steps.quantization import QUANTIZED_FROM
 if TYPE_CHECKING:
     from tire_pipeline.bundle import Bundle
     from tire_pipeline.evaluation.answers import Answers
+    from tire_pipeline.evaluation.checked_server import ServingImage
     from tire_pipeline.evaluation.parity import Parity, ParityLimits
     from tire_pipeline.evaluation.serving_check import Served, Server
     from tire_pipeline.wiring import Services
@@ -30,9 +32,15 @@ FETCHERS = 8  # originals that are in memory beside a request's
 FORMATS = ("onnx", "int8")
 
 
-def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[str, float]:
-    """Start the serving process on the model's bundle and compare its answers on every test image with those of
-    onnxruntime and of torch; ask it for what is no image, and under a short load. Stops it.
+def check_serving(
+    model: ModelRef, *, task: Mapping[str, str] | None = None, services: Services | None = None
+) -> dict[str, float]:
+    """Start the server on the model's bundle, as a container of `TIRE_SERVING_IMAGE` where that is set, and compare its
+    answers on every test image with those of onnxruntime and of torch; ask it for what is no image, and under a short
+    load. Stops it.
+
+    `task` are dag_id, run_id, task_id and map_index of the task instance that checks, by which the reaper knows when
+    nobody waits for the container any more.
 
     An INT8 model stands between the ONNX model that it was made of and the server. What was found goes to MLflow, with
     pictures of where the network looked in its worst mistakes. GateRefused when anything differs, or takes more time
@@ -47,7 +55,7 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
     tags, settings = tags_of(s, model), s.settings
     with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
         folder = s.objects.download_folder(tags["tire.bundle"], Path(tmp) / "bundle")
-        with serving(folder, log_file=Path(tmp) / "server.log") as (bundle, server):
+        with serving(folder, log_file=Path(tmp) / "server.log", image=_image(s, task or {})) as (bundle, server):
             figures = check_answers(bundle, server)
             figures |= check_load(bundle, server, ServingLimits(settings.check_p95_ms, settings.check_memory_mb))
             test = answers_on(s, bundle, tags, "test")
@@ -61,6 +69,13 @@ def check_serving(model: ModelRef, *, services: Services | None = None) -> dict[
         check(parity, limits)
     log.info("serving check of %s version %d: %s", model.candidate, model.version, figures)
     return figures | {p.name: p.max_difference for p in found}
+
+
+def _image(s: Services, task: Mapping[str, str]) -> ServingImage | None:
+    from tire_pipeline.evaluation.checked_server import ServingImage
+
+    name, network = s.settings.serving_image, s.settings.trainer_network
+    return ServingImage(name, network, s.containers, task) if name else None
 
 
 def export(

@@ -40,18 +40,22 @@ class TrainerJob:
 def training_job(spec: Mapping[str, Any], context: Context, settings: Settings) -> TrainerJob:
     """The job of one candidate (see `steps.training_specs`) in the task instance of `context`."""
     ti = context["ti"]
-    labels = {name: str(getattr(ti, name)) for name in LABELS}
     return TrainerJob(
         name=job_name(settings.deployment_id, ti.dag_id, ti.run_id, spec),
         image=settings.trainer_image,
         spec=spec,
         environment={**service_addresses(settings), **run_tags(context)},
         secrets=service_secrets(settings),
-        labels={"project": settings.project, "deployment": settings.deployment_id, **labels},
+        labels={"project": settings.project, "deployment": settings.deployment_id, **labels(ti)},
         gpus=min(settings.trainer_gpus, 1),
         memory=settings.trainer_memory,
         timeout_s=settings.trainer_timeout_s,
     )
+
+
+def labels(ti: Any) -> dict[str, str]:
+    """What names a task instance on the containers that it waits for."""
+    return {name: str(getattr(ti, name)) for name in LABELS}
 
 
 def job_name(deployment: str, dag_id: str, run_id: str, spec: Mapping[str, Any]) -> str:
