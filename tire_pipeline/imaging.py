@@ -118,7 +118,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     return decode_file(data, max_pixels=max_pixels).pixels
 
 
-def resize(pixels_HWC: Pixels, *, height: int, width: int, how: str = "stretch") -> Pixels:
+def resize(pixels_HWC: Pixels, *, height: int, width: int, how: str) -> Pixels:
     """The model's size: `stretch` brings each side to its length; `crop` keeps to the largest part in the middle that
     has the ratio of the size, so that nothing is distorted.
 
@@ -130,6 +130,11 @@ def resize(pixels_HWC: Pixels, *, height: int, width: int, how: str = "stretch")
     if max(pixels_HWC.shape[0] / height, pixels_HWC.shape[1] / width) > LINEAR_SHRINK_MAX:
         return shrink(pixels_HWC, height=height, width=width)
     return _resized(pixels_HWC, height, width, cv2.INTER_LINEAR)
+
+
+def resize_for(pixels_HWC: Pixels, spec: Preprocessing) -> Pixels:
+    """What the model sees of a decoded image: (spec.height, spec.width, 3), before `normalise`."""
+    return resize(pixels_HWC, height=spec.height, width=spec.width, how=spec.resize)
 
 
 def shrink(pixels_HWC: Pixels, *, height: int, width: int) -> Pixels:
@@ -162,8 +167,7 @@ def normalise(pixels_BHWC: Pixels, spec: Preprocessing) -> npt.NDArray[np.float3
 
 def prepare(pixels_HWC: Pixels, spec: Preprocessing) -> npt.NDArray[np.float32]:
     """One decoded image as the model's input, (C, H, W) float32."""
-    resized = resize(pixels_HWC, height=spec.height, width=spec.width, how=spec.resize)
-    return cast("npt.NDArray[np.float32]", normalise(resized[None], spec)[0])
+    return cast("npt.NDArray[np.float32]", normalise(resize_for(pixels_HWC, spec)[None], spec)[0])
 
 
 def brightness(pixels_HWC: Pixels) -> float:

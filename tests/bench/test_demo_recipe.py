@@ -63,4 +63,4 @@ def _easy(folder: Path, rows: pd.DataFrame, size: int) -> float:
 
 def _images(folder: Path, rows: pd.DataFrame, size: int) -> imaging.Pixels:
     decoded = (imaging.decode((folder / path).read_bytes()) for path in rows["path"])
-    return np.stack([imaging.resize(pixels, height=size, width=size) for pixels in decoded])
+    return np.stack([imaging.resize_for(pixels, imaging.Preprocessing(size, size)) for pixels in decoded])

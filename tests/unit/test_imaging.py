@@ -11,7 +11,7 @@ from PIL import Image
 from tests.unit.fakes import picture
 from tire_pipeline import imaging
 from tire_pipeline.errors import InputError
-from tire_pipeline.imaging import Preprocessing, decode, decode_file, normalise, prepare, resize
+from tire_pipeline.imaging import Preprocessing, decode, decode_file, normalise, prepare, resize, resize_for
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -101,7 +101,7 @@ def test_normalised_input_is_the_formula_in_channel_order() -> None:
 def test_one_image_is_prepared_as_in_a_batch() -> None:
     spec = Preprocessing(16, 24)
     pixels = [decode(picture(i)) for i in range(3)]
-    batch = normalise(np.stack([resize(p, height=16, width=24) for p in pixels]), spec)
+    batch = normalise(np.stack([resize_for(p, spec) for p in pixels]), spec)
     for i, one in enumerate(pixels):
         assert np.array_equal(batch[i], prepare(one, spec))
 
@@ -109,7 +109,7 @@ def test_one_image_is_prepared_as_in_a_batch() -> None:
 def test_a_thin_line_survives_shrinking() -> None:
     pixels = np.full((512, 512, 3), 200, np.uint8)
     pixels[:, 255:257] = 0
-    small = resize(pixels, height=64, width=64)
+    small = resize(pixels, height=64, width=64, how="stretch")
     assert set(small[:, 31:33].ravel().tolist()) == {175}  # an eighth of either column; picking pixels would lose it
     assert set(small[:, :31].ravel().tolist()) == {200}
 
@@ -118,7 +118,7 @@ def test_no_column_falls_between_the_samples_of_a_little_shrinking() -> None:
     for column in range(100, 115):
         pixels = np.full((90, 300, 3), 200, np.uint8)
         pixels[:, column] = 0
-        assert resize(pixels, height=60, width=200).min() <= 151  # a quarter of it at least
+        assert resize(pixels, height=60, width=200, how="stretch").min() <= 151  # a quarter of it at least
 
 
 def test_png_is_lossless() -> None:
@@ -128,7 +128,7 @@ def test_png_is_lossless() -> None:
 
 def test_blur_lowers_sharpness_and_light_raises_brightness() -> None:
     pixels = decode(picture(1, size=300))
-    blurred = resize(resize(pixels, height=40, width=40), height=300, width=300)
+    blurred = resize(resize(pixels, height=40, width=40, how="stretch"), height=300, width=300, how="stretch")
     assert imaging.sharpness(blurred) < imaging.sharpness(pixels) / 10
     assert imaging.brightness(np.full((5, 5, 3), 9, np.uint8)) == 9
     assert imaging.contrast(np.full((5, 5, 3), 9, np.uint8)) == 0
@@ -148,6 +148,6 @@ def test_cropped_to_a_size_the_middle_is_kept_and_nothing_is_distorted(height: i
 def test_serving_prepares_as_the_preprocessing_says() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
     spec = imaging.Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0), resize="crop")
-    cut = imaging.resize(pixels[:, 25:65], height=32, width=32)
+    cut = imaging.resize(pixels[:, 25:65], height=32, width=32, how="stretch")
     expected = (cut / 255 - np.array(spec.mean)) / np.array(spec.std)
     assert np.allclose(imaging.prepare(pixels, spec), expected.transpose(2, 0, 1), atol=1e-5)

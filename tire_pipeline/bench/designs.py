@@ -43,6 +43,7 @@ BATCH_SIZE = 64
 WARM_EPOCHS = 3
 PREFIX = "datasets/bench/"
 SNAPSHOT = "bench"
+RESIZE = "stretch"
 
 
 def cold(work: Path, height: int, width: int) -> Run:
@@ -51,7 +52,9 @@ def cold(work: Path, height: int, width: int) -> Run:
     store.head(PREFIX)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         clock = Clock()
-        images = open_images(store, index, height=height, width=width, cache=ImageCache(Path(folder)), name=SNAPSHOT)
+        images = open_images(
+            store, index, height=height, width=width, how=RESIZE, cache=ImageCache(Path(folder)), name=SNAPSHOT
+        )
         device_cpu_s = _epoch(images, "light", seed=0)
         run = clock.run(len(index))
     return _apart(run, device_cpu_s)
@@ -180,7 +183,9 @@ def _apart(run: Run, device_cpu_s: float) -> Run:
 def _cached(work: Path, height: int, width: int) -> Images:
     """The images from the cache, which the first to ask fills."""
     index, cache = pd.read_parquet(work / "index.parquet"), ImageCache(work / "cache")
-    return open_images(connect(load_settings()), index, height=height, width=width, cache=cache, name=SNAPSHOT)
+    return open_images(
+        connect(load_settings()), index, height=height, width=width, how=RESIZE, cache=cache, name=SNAPSHOT
+    )
 
 
 def _transform(height: int, width: int) -> Callable[[Image.Image], torch.Tensor]:

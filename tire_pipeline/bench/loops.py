@@ -84,7 +84,7 @@ def ours(work: Path, plan: Plan, *, bf16: bool = False, frozen: bool = False) ->
     choose(config)  # tries bf16 once a process, in a child
     with tempfile.TemporaryDirectory(dir=work) as folder:
         clock, cache = Clock(), ImageCache(Path(folder))
-        images = open_images(store, index, height=plan.side, width=plan.side, cache=cache, name=SNAPSHOT)
+        images = open_images(store, index, height=plan.side, width=plan.side, how="stretch", cache=cache, name=SNAPSHOT)
         examples = Examples(images, labels.astype(np.int64), train, val, int(labels.max()) + 1)
 
         def note(_epoch: int, metrics: dict[str, float]) -> None:

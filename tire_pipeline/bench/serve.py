@@ -29,7 +29,7 @@ from tire_pipeline.bench.measure import rotated
 from tire_pipeline.bench.pictures import write_pictures
 from tire_pipeline.bundle import MODEL, Bundle, Session
 from tire_pipeline.errors import TireError
-from tire_pipeline.imaging import Preprocessing, decode, prepare, resize
+from tire_pipeline.imaging import Preprocessing, decode, prepare, resize_for
 from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.models import build
 from tire_pipeline.training.export import write_onnx
@@ -117,7 +117,7 @@ def default_bundle(folder: Path, pictures: Path) -> Bundle:
     folder.mkdir()
     spec = Preprocessing(SIZE, SIZE)
     write_onnx(build("cnn", num_classes=2, seed=0).eval(), spec, folder / MODEL)
-    pixels = [resize(decode(path.read_bytes()), height=SIZE, width=SIZE) for path in sorted(pictures.iterdir())]
+    pixels = [resize_for(decode(path.read_bytes()), spec) for path in sorted(pictures.iterdir())]
     gate = fit_input_gate(np.stack(pixels), np.arange(len(pixels)), np.arange(len(pixels)))
     bundle = Bundle(folder, ["defective", "good"], "defective", spec, "cnn", "0" * 64, input_gate=gate)
     expected = Session(bundle).probabilities(np.stack([prepare(p, spec) for p in pixels[:2]]))

@@ -71,7 +71,7 @@ def open_images(
     *,
     height: int,
     width: int,
-    how: str = "stretch",
+    how: str,
     cache: ImageCache,
     name: str,
 ) -> Images:

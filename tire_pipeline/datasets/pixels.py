@@ -46,7 +46,7 @@ def decode_shards(
     *,
     height: int,
     width: int,
-    how: str = "stretch",
+    how: str,
     write: Callable[[int, imaging.Pixels], None],
 ) -> None:
     """Hand each image of `rows` (see `locate`) to `write` as (its row, uint8 (height, width, 3)), by `imaging.resize`.

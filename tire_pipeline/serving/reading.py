@@ -48,7 +48,7 @@ def read(data: bytes, bundle: Bundle, limits: Limits) -> Reading:
     try:
         pixels_HWC = imaging.decode(data, max_pixels=limits.max_pixels)
         height, width = pixels_HWC.shape[:2]
-        seen_HWC = imaging.resize(pixels_HWC, height=spec.height, width=spec.width)
+        seen_HWC = imaging.resize_for(pixels_HWC, spec)
         picture = Picture(
             x_CHW=imaging.normalise(seen_HWC[None], spec)[0],
             width=width,

@@ -36,7 +36,7 @@ def stored() -> tuple[ObjectStore, FakeS3, pd.DataFrame]:
 
 def read(store: ObjectStore, index: pd.DataFrame, folder: Path, *, side: int = 16, max_bytes: int = 10**9) -> Images:
     cache = ImageCache(folder, max_bytes)
-    return open_images(store, index, height=side, width=side + 8, cache=cache, name="d")
+    return open_images(store, index, height=side, width=side + 8, how="stretch", cache=cache, name="d")
 
 
 def size_of(side: int) -> int:
@@ -44,7 +44,8 @@ def size_of(side: int) -> int:
 
 
 def expected(seeds: tuple[int, ...] = (0, 1, 2), *, side: int = 16) -> imaging.Pixels:
-    return np.stack([imaging.resize(imaging.decode(picture(i)), height=side, width=side + 8) for i in seeds])
+    spec = imaging.Preprocessing(side, side + 8)
+    return np.stack([imaging.resize_for(imaging.decode(picture(i)), spec) for i in seeds])
 
 
 def arrays(folder: Path) -> list[int]:
@@ -76,7 +77,7 @@ def test_other_labels_and_another_name_share_the_array(tmp_path: Path, stored) -
     read(store, index, tmp_path)
     client.read.clear()
     cache = ImageCache(tmp_path)
-    open_images(store, index.assign(label="b"), height=16, width=24, cache=cache, name="other")
+    open_images(store, index.assign(label="b"), height=16, width=24, how="stretch", cache=cache, name="other")
     assert client.read == []
 
 

@@ -64,7 +64,9 @@ def write_model(path: Path, *, gain: float, size: int, batch: int | str = "B") -
 def make_bundle(tmp_path: Path) -> MakeBundle:
     """Write a bundle; `gain` sets how sure it is, and so its digest. `lie` makes its golden answers wrong."""
 
-    def make(name: str = "bundle", *, gain: float = 1.0, lie: float = 0.0, size: int = 16) -> Bundle:
+    def make(
+        name: str = "bundle", *, gain: float = 1.0, lie: float = 0.0, size: int = 16, resize: str = "stretch"
+    ) -> Bundle:
         path = tmp_path / name
         path.mkdir()
         write_model(path / "model.onnx", gain=gain, size=size)
@@ -72,7 +74,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             path=path,
             classes=CLASSES,
             positive_class="defective",
-            preprocessing=Preprocessing(height=size, width=size),
+            preprocessing=Preprocessing(height=size, width=size, resize=resize),
             candidate="tiny",
             snapshot_digest="0" * 64,
             review_band=(0.4, 0.6),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.unit.serving.conftest import Serve, pictures
 from tire_pipeline import ImageClassifier
 from tire_pipeline.bundle import Bundle
+from tire_pipeline.datasets.pixels import Located, read_image
 from tire_pipeline.errors import InputError
+from tire_pipeline.evaluation.answers import probabilities
+from tire_pipeline.imaging import encode_png
+from tire_pipeline.serving.app import create_app
+from tire_pipeline.serving.metrics import ServingMetrics
+from tire_pipeline.serving.model import ModelSlot, load_model
 
 
 def test_every_path_has_an_entry_and_what_cannot_be_read_is_an_error_entry(
@@ -27,6 +36,30 @@ def test_every_path_has_an_entry_and_what_cannot_be_read_is_an_error_entry(
     assert answers[0].probabilities and answers[0].probability == answers[0].probabilities["defective"]
     assert answers[1].error and "missing.png" in answers[1].error and answers[2].error
     assert answers[0].error is None
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_a_wide_picture_is_answered_as_evaluation_answers_it(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, serve: Serve, resize: str
+) -> None:
+    bundle = make_bundle(resize=resize)
+    pixels = np.zeros((40, 120, 3), np.uint8)
+    pixels[:, 40:80, 0], pixels[:, :40, 1], pixels[:, 80:, 1] = 220, 220, 220  # red in the middle, green beside it
+    (tmp_path / "wide.png").write_bytes(encode_png(pixels))
+    data = (tmp_path / "wide.png").read_bytes()
+    image = Located(0, "wide.png", hashlib.sha256(data).hexdigest(), "", 0, len(data))
+    seen_HWC = read_image(data, image, height=16, width=16, how=resize)
+    expected = probabilities(bundle, seen_HWC[None], np.array([0]))[0][0]
+    (listed,) = ImageClassifier.load(bundle.path).predict([tmp_path / "wide.png"])
+    metrics = ServingMetrics()
+    slot = ModelSlot("tire-defect", metrics)
+    slot.swap(load_model(bundle.path))
+    client = serve(create_app(slot, metrics=metrics))
+    (served,) = client.post("/predict", files=pictures(data)).json()["predictions"]
+    explained = client.post("/explain", files={"image": data}, data={"label": "good"}).json()
+    assert list(listed.probabilities.values()) == list(served["probabilities"].values()) == expected.tolist()
+    assert explained["probability"] == expected[1]
+    assert served["label"] == {"crop": "defective", "stretch": "good"}[resize]
 
 
 def test_no_paths_give_no_answers(make_bundle: Callable[..., Bundle]) -> None:
