@@ -1,8 +1,9 @@
 """The HTTP server under the application: slow clients are cut off, and a stop loses no accepted request.
 
 uvicorn bounds how long a connection may be idle after an answer, but not how long the first byte and the headers of a
-request may take, how large they may grow with httptools, or how long a client may leave its answer unread. Behind these
-bounds `limits.BodyGuard` holds the body to its own.
+request may take, how large they and the trailers of a chunked body may grow with httptools, how many requests may be
+sent ahead, or how long a client may leave its answer unread. Behind these bounds `limits.BodyGuard` holds the body to
+its own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ from tire_pipeline.serving.limits import Limits
 
 NOTICE_S = 0.5
 FIRST_REQUEST_S = 1.0
-REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+}
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """Gives a connection `head_timeout_s` from its first moment, or from the first byte after an answer, to the end of
-    a request's headers, and `max_head_bytes` for them. A client that reads nothing of its answer for
-    `answer_timeout_s` loses the connection. Over `max_connections` a connection is closed at once.
+    a request's headers, and `max_head_bytes` for them; as many for whatever else comes that is no body: the trailers of
+    a chunked one, which are not kept, and what stands beside its sizes. A client that reads nothing of its answer for
+    `answer_timeout_s` loses the connection, as does one that sends over `max_pipelined` requests before an answer. Over
+    `max_connections` a connection is closed at once.
     """
 
     cycle: Any  # None before the first request, which uvicorn's own annotation denies
@@ -41,7 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._deadline: TimerHandle | None = None
         self._unread: TimerHandle | None = None
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._got_on, self._num_between = False, False, 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,19 +65,39 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self._expect_head()  # also what is left of a body that was answered early has no longer than that
+        self._got_on = False
         super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-        if self._head_bytes > self._limits.max_head_bytes:
+        self._num_between = 0 if self._got_on else self._num_between + len(data)
+        if self._num_between > self._limits.max_head_bytes:
             self._refuse(431, f"The headers are larger than {self._limits.max_head_bytes} bytes.")
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what comes later is a trailer, and uvicorn would keep it
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._got_on = False, True
         self._head_is_there()
+        if len(self.pipeline) >= self._limits.max_pipelined:
+            self._refuse(429, f"Over {self._limits.max_pipelined} requests wait for their answers on one connection.")
+            raise ConnectionAbortedError  # to the parser, which leaves the rest of the data alone
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._got_on = True
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:  # uvicorn reads on, however many requests wait
+            self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
 
     def pause_writing(self) -> None:
         self._unread = self.loop.call_later(self._limits.answer_timeout_s, self.transport.abort)

@@ -38,6 +38,7 @@ class Limits:
     max_wait_s: float = 0.003
     head_timeout_s: float = 10.0
     max_head_bytes: int = 32 * 2**10
+    max_pipelined: int = 64
     answer_timeout_s: float = 30.0
     max_connections: int = 512
 

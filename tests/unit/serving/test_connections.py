@@ -19,7 +19,7 @@ from tire_pipeline.bundle import Bundle
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
-from tire_pipeline.serving.model import ModelSlot, load_model
+from tire_pipeline.serving.model import LoadedModel, ModelSlot, load_model
 
 Serve = Callable[..., httpx.Client]
 QUICK = Limits(head_timeout_s=0.3, body_timeout_s=0.3, answer_timeout_s=0.3, max_head_bytes=4096, max_connections=20)
@@ -38,6 +38,13 @@ def app(make_bundle: Callable[..., Bundle]) -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI, serve: Serve) -> httpx.Client:
     return serve(app, QUICK)
+
+
+@pytest.fixture
+def patient(model: LoadedModel, slot: ModelSlot, metrics: ServingMetrics, serve: Serve) -> httpx.Client:
+    """A client of a server that waits for minutes."""
+    limits = replace(QUICK, head_timeout_s=60, body_timeout_s=60)
+    return serve(create_app(slot, metrics=metrics, limits=limits), limits)
 
 
 @contextmanager
@@ -104,7 +111,60 @@ def test_endless_headers_are_refused(client: httpx.Client) -> None:
         assert ends_with(connection).startswith(b"HTTP/1.1 431")
 
 
-def test_a_client_that_never_reads_its_answers_loses_the_connection(client: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(b"a:b\r\n" * 2000, id="many trailers"),
+        pytest.param(b"a" * 8000, id="one endless trailer"),
+    ],
+)
+@pytest.mark.parametrize("request_line", [b"GET /healthz", b"POST /v2/models/tire-defect/infer", b"POST /nowhere"])
+def test_endless_trailers_are_refused(patient: httpx.Client, request_line: bytes, more: bytes) -> None:
+    with connected(patient) as connection:
+        start = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+        connection.sendall(request_line + start)
+        time.sleep(0.05)
+        assert seconds_until_cut_off(connection, more) < 5
+    assert patient.get("/healthz").status_code == 200
+
+
+def test_what_stands_beside_the_sizes_of_chunks_is_bounded_too(patient: httpx.Client) -> None:
+    with connected(patient) as connection:
+        connection.sendall(INFER + b"Transfer-Encoding: chunked\r\n\r\n1;")
+        assert seconds_until_cut_off(connection, b"a" * 1000) < 5
+
+
+def test_small_chunks_and_a_trailer_are_an_ordinary_request(client: httpx.Client) -> None:
+    with connected(client) as connection:
+        chunks = b"1\r\n{\r\n" * 3000
+        connection.sendall(INFER + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\nX-Sum: 1\r\n\r\n")
+        assert b"The body is no JSON" in connection.recv(4096)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(client: httpx.Client) -> None:
+    asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connected(client) as connection:
+        connection.sendall(asked * 40 + last)
+        answers = ends_with(connection)
+    assert answers.count(b"HTTP/1.1 200") == 40 and answers.rindex(b"HTTP/1.1 404") > answers.rindex(b"HTTP/1.1 200")
+    with connected(client) as connection:
+        connection.sendall(asked * 1000)
+        answers = ends_with(connection)
+    assert b"HTTP/1.1 429" in answers and answers.count(b"HTTP/1.1 200") < 1000
+
+
+def test_what_is_no_http_is_refused_in_the_form_of_every_error(client: httpx.Client) -> None:
+    with connected(client) as connection:
+        connection.sendall(b"what is this?\r\n\r\n")
+        answer = ends_with(connection)
+    assert answer.startswith(b"HTTP/1.1 400") and answer.endswith(b'{"error": "Invalid HTTP request received."}')
+
+
+def test_a_client_that_never_reads_its_answers_loses_the_connection(app: FastAPI, serve: Serve) -> None:
+    client = serve(app, replace(QUICK, max_pipelined=10**6))
     with connected(client) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         assert seconds_until_cut_off(connection, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50) < 10
