@@ -6,6 +6,7 @@ Shapes: H height, W width, C channels (RGB). Pixels are uint8 0..255 until `norm
 from __future__ import annotations
 
 import io
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from tire_pipeline.errors import InputError
 
@@ -30,6 +31,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000
 STRIP_PIXELS = 1_000_000
 LINEAR_SHRINK_MAX = 1.5
+EXIF_SEGMENTS_MAX = 64
+TIFF_SAMPLES_MAX = 6  # Pillow's own limit
+SCAN_BYTES_MIN = 10  # of a JPEG's SOS segment (ITU-T T.81, B.2.3)
+JPEG_START = b"\xff\xd8\xff"
+JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # with a length behind it, or the end (T.81, table B.1)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -80,16 +86,29 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
 
     Raises InputError for anything that is no image of the allowed formats, is truncated, or is larger than
     `max_pixels`. Pillow's `load` finds truncation that `verify` lets through. Takes at most 7 bytes a pixel beside the
-    file. Safe to call from several threads, so no warning filter is set here: those are the whole process'.
+    file; how long it takes is for the caller to bound, where the file comes from strangers. Safe to call from several
+    threads, so no warning filter is set here: those are the whole process'.
     """
+    return _by_pillow(data, max_pixels=max_pixels, count_frames=True)
+
+
+def _by_pillow(
+    data: bytes, *, max_pixels: int, max_scan_pixels: int | None = None, count_frames: bool = False
+) -> Decoded:
     if not data:
         raise InputError("The file is empty (0 bytes). Export the picture again.")
+    if data.startswith(JPEG_START):
+        _check_exif(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
+            _check_strips(image)
+            if max_scan_pixels is not None and image.format in ("JPEG", "MPO"):
+                _check_scans(data, image.width * image.height, max_scan_pixels)
             exif = image.getexif()
             stated, camera, captured_at = _orientation(exif), _camera(exif), _captured_at(exif)
-            frames, kind, mode = getattr(image, "n_frames", 1), image.format or "", image.mode
+            frames = getattr(image, "n_frames", 1) if count_frames else 1  # quadratic in the pages of a TIFF
+            kind, mode = image.format or "", image.mode
             image.load()
             pixels = _upright_rgb(image, _orientation(image.getexif()))  # Pillow turns TIFF itself while loading
             return Decoded(pixels, kind, mode, camera, stated, captured_at, frames)
@@ -104,18 +123,23 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
         ) from error
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_scan_pixels: int | None = None) -> Pixels:
     """The pixels of `decode_file`, to the last bit, and its errors; in half the time for a JPEG that needs no turning.
+
+    With `max_scan_pixels`, the time is bounded by the sizes of file and picture: a JPEG whose pixels times its scans
+    are more is refused. A progressive one says each pixel in about 10 scans; 250 fit into 160 KB and take 12 s.
 
     simplejpeg and Pillow carry the same libjpeg-turbo, and at its exact settings both give the same pixels. `fastdct`
     and `fastupsample` would save another tenth and change them by up to 25 grey levels.
     """
-    if data[:3] == b"\xff\xd8\xff" and not _may_be_turned(data):
+    if data.startswith(JPEG_START) and not _may_be_turned(data):
         with suppress(ValueError, MemoryError):  # odd or damaged: Pillow has the last word
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("YCbCr", "Gray") and height * width <= max_pixels:
+                if max_scan_pixels is not None:
+                    _check_scans(data, height * width, max_scan_pixels)
                 return cast("Pixels", simplejpeg.decode_jpeg(data, "RGB"))
-    return decode_file(data, max_pixels=max_pixels).pixels
+    return _by_pillow(data, max_pixels=max_pixels, max_scan_pixels=max_scan_pixels).pixels
 
 
 def resize(pixels_HWC: Pixels, *, height: int, width: int, how: str) -> Pixels:
@@ -246,6 +270,46 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
+def _check_exif(data: bytes) -> None:
+    """Pillow joins the EXIF segments of a JPEG in quadratic time: 16 MB of small ones take a minute."""
+    if (num := data.count(b"Exif\0\0")) > EXIF_SEGMENTS_MAX:
+        raise InputError(f"The file holds EXIF data in {num} pieces. Export the picture again.")
+
+
+def _check_strips(image: Image.Image) -> None:
+    """A TIFF says where each strip of the picture lies, and may say it of the same strip a million times."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        parts = [tile.extents or (0, 0, *image.size) for tile in image.tile]
+        stated = sum((right - left) * (bottom - top) for left, top, right, bottom in parts)
+        if stated > TIFF_SAMPLES_MAX * image.width * image.height:
+            raise InputError("The TIFF names the same parts of the picture again and again. Export it again.")
+
+
+def _check_scans(data: bytes, num_pixels: int, max_scan_pixels: int) -> None:
+    """Raises InputError for a JPEG that says its pixels in too many scans."""
+    most = max_scan_pixels // max(1, num_pixels)
+    # Mostly the file is too small to hold so many; else a bound of a few µs/MB spares the exact count.
+    if len(data) // SCAN_BYTES_MIN > most and _num_scans_at_most(data) > most and (num := _num_scans(data)) > most:
+        raise InputError(
+            f"The JPEG says its pixels in {num} scans; at most {most} are read. Save it as a baseline JPEG."
+        )
+
+
+def _num_scans_at_most(data: bytes) -> int:
+    """SOS markers, with what looks like one."""
+    pairs = (np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset) for offset in (0, 1))
+    return sum(int(np.count_nonzero(pair == 0xDAFF)) for pair in pairs)
+
+
+def _num_scans(data: bytes) -> int:
+    """SOS markers of the picture itself: none of a preview within a segment, or of what follows the end."""
+    at, num = 2, 0
+    while (found := JPEG_MARKER.search(data, at)) and (marker := found[0][1]) != 0xD9:
+        num += marker == 0xDA
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return num
+
+
 def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
     """Loaded pixels (H, W, 3) as EXIF's orientation (1..8) wants them shown: TIFF 6.0, tag 274.
 
@@ -282,6 +346,7 @@ def _may_be_turned(data: bytes) -> bool:
     if not _has_metadata(data):
         return False
     try:
+        _check_exif(data)
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
     except Exception:  # whatever it is, `decode_file` says it better

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import time
 
 import cv2
 import numpy as np
@@ -101,3 +103,94 @@ def test_the_usual_photograph_really_takes_the_fast_way(tmp_path, monkeypatch) -
     expected.append(imaging.decode_file(files[-1]).pixels)
     assert all(np.array_equal(imaging.decode(data), e) for data, e in zip(files, expected, strict=True))
     assert len(fast) == len(files)
+
+
+def several_scans(copies: int, *, between: bytes = b"", mode: str = "L", **options: object) -> bytes:
+    """A progressive JPEG of 64 × 64 pixels that says its last scan again and again."""
+    data = jpeg(Image.new(mode, (64, 64), 100), progressive=True, **options)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + (between + data[last:-2]) * copies + b"\xff\xd9"
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+FEW_SCANS = 20 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(several_scans(30), id="grey"),
+        pytest.param(several_scans(30, mode="RGB"), id="colour"),
+        pytest.param(several_scans(30, mode="CMYK"), id="print"),
+        pytest.param(several_scans(30, exif=oriented(6)), id="turned"),
+        pytest.param(several_scans(30, between=segment(0xFE, b"\xff\xd9 no end")), id="an end within a comment"),
+    ],
+)
+def test_a_jpeg_of_many_scans_is_refused_where_its_time_is_bounded(data: bytes) -> None:
+    with pytest.raises(InputError, match="at most 20 are read"):
+        imaging.decode(data, max_scan_pixels=FEW_SCANS)
+    assert imaging.decode(data).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(several_scans(5), id="progressive"),
+        pytest.param(several_scans(1, between=segment(0xFE, b"\xff\xda" * 50)), id="in a comment"),
+        pytest.param(several_scans(1) + b"\xff\xda\0\x08" * 500, id="behind the end"),
+    ],
+)
+def test_only_the_pictures_own_scans_count(data: bytes) -> None:
+    assert np.array_equal(imaging.decode(data, max_scan_pixels=FEW_SCANS), imaging.decode(data))
+
+
+def test_no_scan_hides_behind_a_marker_that_decoders_step_over() -> None:
+    hidden = b"\xff\x02\x10\x00" + several_scans(30)[2:]
+    assert imaging._num_scans(b"\xff\xd8" + hidden) >= 30
+
+
+def tiff(entries: list[tuple[int, int, int, int]], pixels: bytes, *, then: bytes = b"") -> bytes:
+    """A little-endian TIFF: pixels first, then the directory of (tag, type, count, value), then what is to follow."""
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *e) for e in sorted(entries))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + then
+
+
+def grey_tiff(width: int, height: int, *, rows: int, strips: int) -> list[tuple[int, int, int, int]]:
+    where = 8 + width * height + 2 + 12 * 9 + 4
+    sizes = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    return [*sizes, (278, 4, 1, rows), (273, 4, strips, where), (279, 4, strips, where)]
+
+
+def test_a_tiff_that_names_its_strips_again_and_again_is_refused_before_it_is_read() -> None:
+    entries = grey_tiff(1000, 1000, rows=500, strips=100_000)
+    data = tiff(entries, bytes(1_000_000), then=bytes(4) + struct.pack("<I", 8) * 100_000)
+    began = time.process_time()
+    for decode in (imaging.decode, imaging.decode_file):
+        with pytest.raises(InputError, match="again and again"):
+            decode(data)
+    assert time.process_time() - began < 2  # 5 s where they are read
+    again = tiff(grey_tiff(10, 10, rows=5, strips=2), bytes(range(100)), then=bytes(4) + struct.pack("<II", 8, 58))
+    assert imaging.decode(again)[:, :, 0].ravel().tolist() == list(range(100))
+
+
+def test_the_time_for_a_tiff_grows_with_its_size_however_many_pages_it_has() -> None:
+    one = grey_tiff(8, 8, rows=8, strips=1)
+    one[-2:] = [(273, 4, 1, 8), (279, 4, 1, 64)]
+    size, start = 2 + 12 * len(one) + 4, 8 + 64
+    page = tiff(one, b"")[8:]
+    pages = b"".join(page + struct.pack("<I", start + size * i) for i in range(1, 20_000)) + page + bytes(4)
+    data = tiff([], bytes(64))[:start] + pages
+    began = time.process_time()
+    assert imaging.decode(data).shape == (8, 8, 3)
+    assert time.process_time() - began < 0.5  # 3 s where they are counted
+
+
+def test_exif_in_a_great_many_pieces_is_refused_before_it_is_joined() -> None:
+    data = jpeg(photograph(8))
+    data = data[:2] + segment(0xE1, b"Exif\0\0" + bytes(100)) * 20_000 + data[2:]
+    for decode in (imaging.decode, imaging.decode_file):
+        with pytest.raises(InputError, match="20000 pieces"):
+            decode(data)

@@ -21,7 +21,8 @@ BUSY_TEXT = "The server is busy; try again in a second."
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `max_requests` counts requests to the model from their headers to their answer,
+    """Sizes in bytes, times in seconds. `max_scan_pixels` is a JPEG's pixels times its scans: what 1000 million cost is
+    about a second. `max_requests` counts requests to the model from their headers to their answer,
     `max_in_flight` admitted images, decoding and queued together, `max_held_bytes` the bodies of all requests under
     way. `head_timeout_s` and what follows hold a connection.
     """
@@ -30,6 +31,7 @@ class Limits:
     max_image_bytes: int = 20 * 2**20
     max_body_bytes: int = 64 * 2**20
     max_pixels: int = MAX_PIXELS
+    max_scan_pixels: int = 20 * MAX_PIXELS
     max_held_bytes: int = 256 * 2**20
     body_timeout_s: float = 30.0
     max_requests: int = 256

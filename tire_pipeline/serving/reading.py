@@ -46,7 +46,7 @@ def read(data: bytes, bundle: Bundle, limits: Limits) -> Reading:
         megabytes = limits.max_image_bytes / 2**20
         return Reading(sha256, error=f"The file is larger than {megabytes:.0f} MiB. Save the picture smaller.")
     try:
-        pixels_HWC = imaging.decode(data, max_pixels=limits.max_pixels)
+        pixels_HWC = imaging.decode(data, max_pixels=limits.max_pixels, max_scan_pixels=limits.max_scan_pixels)
         height, width = pixels_HWC.shape[:2]
         seen_HWC = imaging.resize_for(pixels_HWC, spec)
         picture = Picture(

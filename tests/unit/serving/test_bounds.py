@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from dataclasses import replace
 
 import httpx
 
+from tests.corpus import jpeg_of_many_scans
 from tests.unit.serving.conftest import SMALL, Serve, Stuck, pictures
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.limits import Limits
@@ -29,6 +31,16 @@ def test_too_large_a_body_is_refused_whether_it_says_so_or_not(client: httpx.Cli
     v2 = client.post("/v2/models/tire-defect/infer", content=iter(chunks))
     for answer in (declared, chunked, v2):
         assert answer.status_code == 413 and "larger than" in answer.json()["error"]
+
+
+def test_a_picture_that_takes_a_quarter_of_a_minute_to_decode_is_refused_at_once(
+    slot: ModelSlot, metrics: ServingMetrics, model: LoadedModel, red_png: bytes, serve: Serve
+) -> None:
+    client = serve(create_app(slot, metrics=metrics))
+    began = time.process_time()
+    bomb, good = client.post("/predict", files=pictures(jpeg_of_many_scans(250), red_png)).json()["predictions"]
+    assert time.process_time() - began < 5
+    assert "scans; at most 27 are read" in bomb["error"] and good["label"] == "defective"
 
 
 def test_a_client_that_sends_too_slowly_is_cut_off(
