@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from tire_pipeline.errors import InputError, ServiceUnavailable
@@ -27,6 +28,7 @@ from tire_pipeline.serving.schemas import (
 from tire_pipeline.serving.service import Service
 
 FLUSH_TIMEOUT_S = 5.0
+CHARSETS = {"utf-8", "utf8", "us-ascii", "iso-8859-1"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The request cannot be read"},
     408: {"model": ErrorAnswer, "description": "The body arrived too slowly"},
@@ -171,6 +173,7 @@ def build_router(service: Service) -> APIRouter:
 
 async def _read_uploads(request: Request, limits: Limits) -> list[Upload]:
     """The files of field `images`. Raises InputError when there is none, HTTPException for a body that is no form."""
+    _check_charset(request)
     async with request.form(max_files=limits.max_images, max_fields=limits.max_images) as form:
         files = [item for item in form.getlist("images") if isinstance(item, UploadFile)]
         if not files:
@@ -180,11 +183,21 @@ async def _read_uploads(request: Request, limits: Limits) -> list[Upload]:
 
 async def _read_explain(request: Request) -> tuple[bytes, str | None]:
     """The picture and the label that it is asked about. Raises InputError where there is no picture."""
+    _check_charset(request)
     async with request.form(max_files=1, max_fields=1) as form:
         image, label = form.get("image"), form.get("label")
         if not isinstance(image, UploadFile):
             raise InputError("There is no picture in this request; send a file in the multipart field `image`.")
         return await image.read(), label if isinstance(label, str) else None
+
+
+def _check_charset(request: Request) -> None:
+    """RFC 7578 knows no charset of a form, and Starlette decodes the names in it with any that Python has, such as
+    `undefined`, or `unicode_escape`, which gives what UTF-8 cannot say again."""
+    _, options = parse_options_header(request.headers.get("content-type"))
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in CHARSETS:
+        raise InputError(f"The form's charset is {charset[:20]!r}; leave it out, and send names in UTF-8.")
 
 
 def _challenger(service: Service, champion: LoadedModel) -> ChallengerAnswer | None:

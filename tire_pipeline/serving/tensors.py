@@ -122,7 +122,12 @@ def _read_tensor(tensor: dict[str, Any], raw: bytes | None, shape_CHW: tuple[int
     shape = tensor.get("shape")
     if tensor.get("datatype") != "FP32":
         raise InputError(f"{INPUT!r} has datatype {tensor.get('datatype')!r}; this model takes 'FP32'.")
-    if not isinstance(shape, list) or len(shape) != 4 or tuple(shape[1:]) != shape_CHW:
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 4
+        or tuple(shape[1:]) != shape_CHW
+        or {*map(type, shape[1:])} != {int}
+    ):
         raise InputError(f"{INPUT!r} has shape {shape!r}; this model takes {[-1, *shape_CHW]}.")
     if type(shape[0]) is not int or not 1 <= shape[0] <= max_images:
         raise InputError(f"{INPUT!r} holds {shape[0]!r} images; 1 to {max_images} are taken at once.")

@@ -108,6 +108,33 @@ def test_a_request_that_is_no_form_with_pictures_is_a_400(
     assert answer.status_code == 400 and answer.json()["error"]
 
 
+ODD_CHARSETS = {
+    "undefined": b"a.png",
+    "utf-7": b"+2AA-",
+    "unicode_escape": b"\\\\ud800",
+    "raw_unicode_escape": b"\\\\ud800",
+    "idna": b"a",
+    "no-such": b"a",
+}
+
+
+@pytest.mark.parametrize(("path", "field"), [("/predict", b"images"), ("/explain", b"image")])
+def test_a_form_in_an_odd_charset_is_a_400_and_nothing_is_kept_of_it(
+    client: httpx.Client, model: LoadedModel, ledger: FakeLedger, red_png: bytes, path: str, field: bytes
+) -> None:
+    def answer(charset: str, filename: bytes) -> httpx.Response:
+        head = b'--x\r\nContent-Disposition: form-data; name="' + field + b'"; filename="' + filename + b'"\r\n\r\n'
+        kind = f"multipart/form-data; boundary=x; charset={charset}"
+        return client.post(path, content=head + red_png + b"\r\n--x--\r\n", headers={"Content-Type": kind})
+
+    for charset, filename in ODD_CHARSETS.items():
+        refused = answer(charset, filename)
+        assert refused.status_code == 400 and charset in refused.json()["error"]
+    assert answer("UTF-8", "é.png".encode()).status_code == 200
+    client.post("/feedback", json={"prediction_id": str(UUID(int=0)), "label": "good"})  # once all is written
+    assert len(ledger.rows) == (path == "/predict")
+
+
 def test_before_the_first_promotion_everything_but_the_model_answers(client: httpx.Client, red_png: bytes) -> None:
     for answer in (
         client.post("/predict", files=pictures(red_png)),

@@ -88,6 +88,18 @@ def test_a_body_that_trickles_in_is_cut_off(client: httpx.Client) -> None:
     assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive within 0.3 seconds" in answer
 
 
+def test_a_client_that_leaves_amid_its_body_is_no_failure_of_the_server(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(client) as connection:
+        connection.sendall(INFER + b"Content-Length: 10\r\n\r\n{")
+    deadline, counted = time.monotonic() + DEADLINE_S, ""
+    while "inference_requests_total{" not in counted and time.monotonic() < deadline:
+        counted = client.get("/metrics").text
+    assert 'inference_requests_total{code="400",version="none"} 1.0' in counted
+    assert not caplog.records
+
+
 def test_a_second_request_on_the_same_connection_has_its_own_time(client: httpx.Client) -> None:
     with connected(client) as connection:
         for _ in range(3):

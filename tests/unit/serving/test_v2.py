@@ -96,6 +96,8 @@ def test_a_body_that_is_no_inference_request_is_a_400(client: httpx.Client, body
         ({"shape": [1, 3, 4, 4]}, "[-1, 3, 2, 2]"),
         ({"shape": [3, 2, 2]}, "[-1, 3, 2, 2]"),
         ({"shape": None}, "[-1, 3, 2, 2]"),
+        ({"shape": [1, 3.0, 2, 2]}, "[-1, 3, 2, 2]"),
+        ({"shape": [1, 3, 2, 2.0]}, "[-1, 3, 2, 2]"),
         ({"shape": [0, 3, 2, 2], "data": []}, "1 to 32"),
         ({"shape": [33, 3, 2, 2]}, "1 to 32"),
         ({"shape": [True, 3, 2, 2]}, "1 to 32"),
