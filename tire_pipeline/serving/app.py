@@ -68,7 +68,7 @@ def create_app(
     app.include_router(v2.build_router(service))
     _add_page(app, "/", "page.html")
     _add_page(app, "/docs", "docs.html")
-    app.add_middleware(BodyGuard, limits=limits)
+    app.add_middleware(BodyGuard, limits=limits, costs=costs)
     app.add_middleware(Admission, limits=limits, costs=costs)
     if api_keys:
         app.add_middleware(RequireKey, digests=api_keys)

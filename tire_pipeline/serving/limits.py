@@ -31,6 +31,7 @@ class Limits:
     max_image_bytes: int = 20 * 2**20
     max_body_bytes: int = 64 * 2**20
     max_pixels: int = MAX_PIXELS
+    max_other_body_bytes: int = 64 * 2**10
     max_scan_pixels: int = 20 * MAX_PIXELS
     max_held_bytes: int = 256 * 2**20
     body_timeout_s: float = 30.0
@@ -81,25 +82,27 @@ class Admission:
 
 
 class BodyGuard:
-    """ASGI middleware: 413 for a body over `max_body_bytes`, 408 for one that takes over `body_timeout_s` to arrive,
-    429 while the bodies of all requests together hold `max_held_bytes`.
+    """ASGI middleware: 413 for a body over `max_body_bytes`, or `max_other_body_bytes` where a request does not cost
+    (told by path), 408 for one that takes over `body_timeout_s` to arrive, 429 while the bodies of all requests
+    together hold `max_held_bytes`.
 
     A declared length is refused before anything is read; a chunked body is counted as it comes.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self.app, self.limits, self._held_bytes = app, limits, 0
+    def __init__(self, app: ASGIApp, limits: Limits, costs: Callable[[str], bool]) -> None:
+        self.app, self.limits, self.costs, self._held_bytes = app, limits, costs, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        most = self.limits.max_body_bytes if self.costs(scope["path"]) else self.limits.max_other_body_bytes
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self.limits.max_body_bytes:
-            error = self._too_large()
+        if declared.isdecimal() and int(declared) > most:
+            error = _too_large(most)
             await JSONResponse({"error": error.detail}, error.status_code, error.headers)(scope, receive, send)
             return
-        body = _Body(receive, asyncio.get_running_loop().time() + self.limits.body_timeout_s)
+        body = _Body(receive, most, asyncio.get_running_loop().time() + self.limits.body_timeout_s)
         try:
             await self.app(scope, partial(self._next, body), send)
         finally:
@@ -117,25 +120,27 @@ class BodyGuard:
         body.num_bytes += size
         body.complete = not message.get("more_body", False)
         self._held_bytes += size
-        if body.num_bytes > self.limits.max_body_bytes:
-            raise self._too_large()
+        if body.num_bytes > body.max_bytes:
+            raise _too_large(body.max_bytes)
         if self._held_bytes > self.limits.max_held_bytes:
             raise HTTPException(429, BUSY_TEXT, {**RETRY, **CLOSE})
         return message
-
-    def _too_large(self) -> HTTPException:
-        megabytes = self.limits.max_body_bytes / 2**20
-        text = f"The request is larger than {megabytes:.0f} MiB; send fewer or smaller pictures."
-        return HTTPException(413, text, headers=CLOSE)
 
     def _too_slow(self) -> HTTPException:
         text = f"The request did not arrive within {self.limits.body_timeout_s:g} seconds; send it again."
         return HTTPException(408, text, headers=CLOSE)
 
 
+def _too_large(max_bytes: int) -> HTTPException:
+    size = f"{max_bytes / 2**20:.0f} MiB" if max_bytes >= 2**20 else f"{max_bytes / 2**10:.0f} KiB"
+    text = f"The request is larger than {size}, the most that is read here; send fewer or smaller pictures."
+    return HTTPException(413, text, headers=CLOSE)
+
+
 @dataclass
 class _Body:
     receive: Receive
+    max_bytes: int
     deadline: float
     num_bytes: int = 0
     complete: bool = False

@@ -20,6 +20,7 @@ INPUT, OUTPUT = "images", "probabilities"
 EXTENSION = "binary_tensor_data"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 RAW_FP32 = np.dtype("<f4")
+BESIDE_MAX = 1000  # values, lists and strings of a request beside its tensor
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def read_infer_request(
 
     Raises InputError naming what was found and what is expected.
     """
-    record, raw = _split(body, header_length)
+    text, raw = _split(body, header_length)
+    _check_extent(text, shape_CHW, max_images)
+    record = _record(text)
     raw_answer = _wants_raw(record)
     request_id = record.get("id")
     return InferRequest(
@@ -71,20 +74,37 @@ def infer_answer(request: InferRequest, model: LoadedModel, p_BK: Floats, *, nam
     return InferAnswer(header) if raw is None else InferAnswer(header + raw, len(header))
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes | None]:
+def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
     """The JSON and the bytes behind it; None for a body that is JSON to its end."""
     length = str(len(body)) if header_length is None else header_length
     if not length.isdecimal() or len(length) > 12 or int(length) > len(body):
         raise InputError(
             f"{HEADER_LENGTH} is {length[:20]!r}; it is the length of the body's JSON, at most {len(body)} here."
         )
+    return body[: int(length)], None if header_length is None else body[int(length) :]
+
+
+def _check_extent(text: bytes, shape_CHW: tuple[int, int, int], max_images: int) -> None:
+    """JSON holds no more than the largest tensor: parsed, `[],` takes 30 times its length, and a number at most 9."""
+    channels, height, width = shape_CHW
+    lists = max_images * (1 + channels * (1 + height))
+    most = {",": max_images * channels * height * width, "[": lists, "{": 0, '"': 0}
+    signs = np.frombuffer(text, np.uint8)
+    if any(np.count_nonzero(signs == ord(sign)) > n + BESIDE_MAX for sign, n in most.items()):
+        raise InputError(
+            f"The JSON holds more than {max_images} images of {list(shape_CHW)} need, the most that are taken at once. "
+            "Send fewer images."
+        )
+
+
+def _record(text: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(body[: int(length)])
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"The body is no JSON ({str(error)[:200]}).") from error
     if not isinstance(record, dict):
         raise InputError("The body must be a JSON object with `inputs`.")
-    return record, None if header_length is None else body[int(length) :]
+    return record
 
 
 def _parameters(record: dict[str, Any]) -> dict[str, Any]:

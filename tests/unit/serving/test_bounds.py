@@ -33,6 +33,12 @@ def test_too_large_a_body_is_refused_whether_it_says_so_or_not(client: httpx.Cli
         assert answer.status_code == 413 and "larger than" in answer.json()["error"]
 
 
+def test_where_no_picture_is_sent_a_small_body_is_the_most(client: httpx.Client, model: LoadedModel) -> None:
+    for method, path in (("POST", "/feedback"), ("GET", "/healthz"), ("POST", "/nowhere")):
+        answer = client.request(method, path, content=b"[" + b"[]," * 30_000)
+        assert answer.status_code == 413 and "larger than 64 KiB" in answer.json()["error"]
+
+
 def test_a_picture_that_takes_a_quarter_of_a_minute_to_decode_is_refused_at_once(
     slot: ModelSlot, metrics: ServingMetrics, model: LoadedModel, red_png: bytes, serve: Serve
 ) -> None:

@@ -117,6 +117,21 @@ def test_a_tensor_that_does_not_fit_is_a_400_that_says_what_would(
     assert answer.status_code == 400 and says in answer.json()["error"]
 
 
+@pytest.mark.parametrize("filler", ["[]", "{}", '"ab"', "300", "0.5"])
+def test_json_that_holds_more_than_the_model_takes_is_refused_before_it_is_parsed(
+    client: httpx.Client, filler: str
+) -> None:
+    body = '{"inputs": [' + ",".join([filler] * 300_000) + "]}"
+    answer = client.post(INFER, content=body)
+    assert answer.status_code == 400 and "more than 32 images of [3, 2, 2]" in answer.json()["error"]
+
+
+def test_the_largest_tensor_is_taken_as_nested_json(client: httpx.Client) -> None:
+    data = np.full((32, 3, 2, 2), -0.1234567890123456).tolist()
+    body = json.dumps({"inputs": [tensor(shape=[32, 3, 2, 2], data=data)]}, indent=8)
+    assert client.post(INFER, content=body).json()["outputs"][0]["shape"] == [32, 2]
+
+
 def test_an_output_that_does_not_exist_is_a_400(client: httpx.Client) -> None:
     answer = client.post(INFER, json={"inputs": [tensor()], "outputs": [{"name": "logits"}]})
     assert answer.status_code == 400 and "probabilities" in answer.json()["error"]
