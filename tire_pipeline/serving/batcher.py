@@ -33,7 +33,7 @@ class _Job:
 
 
 class Batcher:
-    """Runs jobs in order, those of one model together, at most `max_batch` images at once.
+    """Runs jobs in order, those of one model together, at most `max_batch` images at once: a larger job in parts.
 
     A batch waits up to `max_wait_s` for more, but only while admitted images are still on their way: a lone request
     is run at once. `admit` is for the event loop's thread; `submit` may be called from any.
@@ -113,13 +113,20 @@ class Batcher:
         jobs = [job for job in batch if job.answer.set_running_or_notify_cancel()]
         if not jobs:
             return
-        sizes = [len(job.x_BCHW) for job in jobs]
-        self._observe_batch(sum(sizes))
         try:
-            p_BK = jobs[0].model.session.probabilities(np.concatenate([job.x_BCHW for job in jobs]))
+            p_BK = self._probabilities(jobs[0].model, np.concatenate([job.x_BCHW for job in jobs]))
         except Exception as error:  # onnxruntime's own exceptions share no base; each caller gets it
             for job in jobs:
                 job.answer.set_exception(error)
             return
-        for job, part_BK in zip(jobs, np.split(p_BK, np.cumsum(sizes)[:-1]), strict=True):
+        ends = np.cumsum([len(job.x_BCHW) for job in jobs])
+        for job, part_BK in zip(jobs, np.split(p_BK, ends[:-1]), strict=True):
             job.answer.set_result(part_BK)
+
+    def _probabilities(self, model: LoadedModel, x_BCHW: Floats) -> Floats:
+        parts_BK = []
+        for start in range(0, len(x_BCHW), self._limits.max_batch):
+            part_BCHW = x_BCHW[start : start + self._limits.max_batch]
+            self._observe_batch(len(part_BCHW))
+            parts_BK.append(model.session.probabilities(part_BCHW))
+        return np.concatenate(parts_BK)

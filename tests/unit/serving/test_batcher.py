@@ -78,6 +78,14 @@ def test_no_batch_is_larger_than_the_limit(batcher: Batcher) -> None:
     assert max(session.sizes) <= 4
 
 
+def test_a_job_larger_than_a_batch_is_run_in_parts_and_answered_whole(batcher: Batcher) -> None:
+    session = GatedSession()
+    session.gate.set()
+    with batcher.admit(10):
+        assert answer(batcher.submit(fake_model(session), rows(*range(10)))) == [2.0 * i for i in range(10)]
+    assert session.sizes == [4, 4, 2]
+
+
 def test_a_lone_image_is_not_kept_waiting_for_company(batcher: Batcher) -> None:
     session = GatedSession()
     session.gate.set()
