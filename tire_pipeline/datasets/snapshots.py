@@ -145,7 +145,8 @@ def load(store: ObjectStore, digest: str, *, columns: Sequence[str] | None = Non
     """
     with TemporaryDirectory() as folder:
         path = _fetched(store, folder_of(digest) + "index.parquet", Path(folder))
-        index = pq.read_table(path, columns=None if columns is None else list(columns)).to_pandas()
+        wanted = None if columns is None else list(columns)
+        index = pq.read_table(path, columns=wanted, use_threads=False, pre_buffer=False).to_pandas()
     return Snapshot(digest, index, cached=True)
 
 
@@ -161,7 +162,9 @@ def load_fingerprints(store: ObjectStore, snapshot: Snapshot) -> Bytes:
     usable = is_usable(snapshot.index).to_numpy()
     with TemporaryDirectory() as folder, TemporaryFile() as file:
         start = 0
-        for rows in pq.ParquetFile(_fetched(store, key, Path(folder))).iter_batches(PIECE_ROWS, use_threads=False):
+        # Read ahead, the whole file would lie in memory.
+        prints = pq.ParquetFile(_fetched(store, key, Path(folder)), pre_buffer=False)
+        for rows in prints.iter_batches(PIECE_ROWS, use_threads=False):
             here = rows["fingerprint"].filter(pa.array(usable[start : start + len(rows)]))
             file.write(stack(here.to_pylist()).tobytes())
             start += len(rows)
