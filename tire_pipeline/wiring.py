@@ -125,7 +125,10 @@ def reach_loopback_directly() -> None:
 
 
 def quiet_libraries() -> None:
-    """Tell the libraries not to phone home, draw progress bars or spin; what the environment says stays."""
+    """Tell the libraries not to phone home, draw progress bars, spin or hoard; what the environment says stays.
+
+    They read it when they are loaded, so steps ask for services first.
+    """
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -137,6 +140,8 @@ def quiet_libraries() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         # Threads that wait must not spin: beside other work on two cores, training was 9 times slower when they did.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # Arrow's own allocator kept three times what was in use: 296 MB for an index of 78 MB, this one 102.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
     }.items():
         os.environ.setdefault(name, value)
 

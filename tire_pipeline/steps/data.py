@@ -51,17 +51,19 @@ def plan_scan(version: str, *, services: Services | None = None) -> list[ScanSha
 
     None where little is new: `validate` reads what is missing.
     """
+    s = live(services)
     from tire_pipeline.datasets import snapshots
 
-    missing = snapshots.plan(live(services).objects, version)
+    missing = snapshots.plan(s.objects, version)
     return missing if len(missing) > 1 else []
 
 
 def scan(shard: ScanShard, *, services: Services | None = None) -> ScanShard:
     """Read and decode the images of one piece, in limited child processes."""
+    s = live(services)
     from tire_pipeline.datasets import snapshots
 
-    snapshots.scan(live(services).objects, shard)
+    snapshots.scan(s.objects, shard)
     log.info("scanned %d images of %s: part %s", shard.num_images, shard.version, shard.part[:12])
     return shard
 
@@ -81,9 +83,9 @@ def validate(
     the version is refused (None: it only warns). DataRefused says what is wrong.
     """
     check_version(version)  # before the libraries are loaded, which takes seconds
+    s = live(services)
     from tire_pipeline.datasets import snapshots
 
-    s = live(services)
     with loading("tire_pipeline.validation.expectations"):
         snapshot = snapshots.build(s.objects, version, columns=JUDGED, progress=progress)
     from tire_pipeline.datasets import shards
@@ -113,11 +115,11 @@ def split(snapshot: SnapshotRef, *, seed: int = 0, services: Services | None = N
     Beside the split lies a report: how many images of each class are on each side, which were left out and why, and
     what a person should know. The same snapshot and seed give the same split: what was decided is remembered.
     """
+    s = live(services)
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.splits.memory import assign_and_remember
 
-    s = live(services)
     loaded = snapshots.load(s.objects, snapshot.digest)
     usable, links = loaded.usable, splits.link(loaded.usable, splits.likeness_of(s.objects, loaded))
     made = assign_and_remember(s.objects, usable, links=links, project=s.settings.project, seed=seed)
