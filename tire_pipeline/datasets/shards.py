@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from tire_pipeline.datasets.snapshots import folder_of, read_frame, write_frame
@@ -35,10 +37,9 @@ def pack(store: ObjectStore, index: pd.DataFrame, *, name: str) -> pd.DataFrame:
         packed = read_frame(store, where)
         if index["sha256"].isin(packed["sha256"]).all():
             return packed
-    planned = plan(index)
-    keys = dict(zip(index["sha256"], index["key"], strict=True))
+    planned, keys = plan(index), _distinct(index)["key"]
     for shard, rows in planned.groupby("shard", sort=False):
-        _write_shard(store, str(shard), rows, keys)
+        _write_shard(store, str(shard), rows, keys[rows.index].tolist())
     write_frame(store, where, planned)
     return planned
 
@@ -51,20 +52,37 @@ def plan(index: pd.DataFrame) -> pd.DataFrame:
     depends on the images around, not on how many came before, and an image more changes one shard, not all that
     follow. (Content-defined chunking: Muthitacharoen et al., SOSP 2001, §3.1.)
     """
-    images = index.drop_duplicates("sha256").sort_values("path", kind="stable")
+    images = _distinct(index)
+    bounds = [0, *_ends(images)]
+    names = [f"shards/{digest_of(images['sha256'][a:b].tolist())}" for a, b in pairwise(bounds)]
+    number_N = np.repeat(np.arange(len(names)), np.diff(bounds))
+    before_N = (images["bytes"].cumsum() - images["bytes"]).to_numpy(np.int64)
+    columns = {
+        "sha256": images["sha256"],
+        "shard": pd.Series(names, dtype="str").take(number_N).array,
+        "offset": before_N - before_N[np.array(bounds)[:-1]][number_N],
+        "length": images["bytes"],
+    }
+    return pd.DataFrame(columns)
+
+
+def _distinct(index: pd.DataFrame) -> pd.DataFrame:
+    """An image of each content, in the order in which they lie in shards."""
+    images = index[["path", "key", "sha256", "bytes"]].drop_duplicates("sha256")
+    return images.sort_values("path", kind="stable", ignore_index=True)
+
+
+def _ends(images: pd.DataFrame) -> list[int]:
+    """How many of the images lie in shards up to each shard's end; the last is their number."""
     ends_one_in = 1 << max(0, round(SHARD_BYTES / 2 / max(1.0, images["bytes"].mean())).bit_length() - 1)
-    rows: list[tuple[str, str, int, int]] = []
-    current: list[tuple[str, int, int]] = []
-    filled = 0
-    for sha256, length in zip(images["sha256"], images["bytes"].tolist(), strict=True):
-        current.append((sha256, filled, length))
+    ends, filled = [], 0
+    for number, (sha256, length) in enumerate(zip(images["sha256"], images["bytes"], strict=True), start=1):
         filled += length
         may_end = filled >= SHARD_BYTES / 2 and int(sha256[:8], 16) % ends_one_in == 0
-        if may_end or filled >= SHARD_BYTES * 3 / 2 or len(rows) + len(current) == len(images):
-            shard = f"shards/{digest_of([sha256 for sha256, _, _ in current])}"
-            rows.extend((sha256, shard, offset, length) for sha256, offset, length in current)
-            current, filled = [], 0
-    return pd.DataFrame(rows, columns=["sha256", "shard", "offset", "length"])
+        if may_end or filled >= SHARD_BYTES * 3 / 2 or number == len(images):
+            ends.append(number)
+            filled = 0
+    return ends
 
 
 def check(data: bytes, sha256: str, key: str) -> bytes:
@@ -74,11 +92,11 @@ def check(data: bytes, sha256: str, key: str) -> bytes:
     return data
 
 
-def _write_shard(store: ObjectStore, shard: str, rows: pd.DataFrame, keys: dict[str, str]) -> None:
+def _write_shard(store: ObjectStore, shard: str, rows: pd.DataFrame, keys: list[str]) -> None:
+    """`keys` are where the images of the rows are read."""
     found = store.head(shard)
     if found is not None and found.size == rows["length"].sum():
         return
-    wanted = [keys[sha256] for sha256 in rows["sha256"]]
-    contents = zip(store.get_many(wanted), rows["sha256"], wanted, strict=True)
+    contents = zip(store.get_many(keys), rows["sha256"], keys, strict=True)
     store.put(shard, b"".join(check(data, sha256, key) for data, sha256, key in contents))
     log.info("%s: %d images, %.1f MB", shard, len(rows), rows["length"].sum() / 1e6)
