@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from tests.unit.serving.conftest import Running
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.serving.app import create_app
+from tire_pipeline.serving.connections import drop_new_connections
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel, ModelSlot, load_model
@@ -253,3 +254,21 @@ def test_a_stop_under_load_closes_connections_politely_and_answers_what_it_took(
     for thread in threads:
         thread.join(DEADLINE_S)
     assert set(ends) <= {"200", "ConnectError"}, ends
+
+
+def test_before_a_listener_is_closed_no_connection_can_begin_and_those_that_have_are_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address, timeout=5) as begun:
+            drop_new_connections(listener.fileno())
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            accepted, _ = listener.accept()
+            with accepted:
+                begun.sendall(b"ping")
+                assert accepted.recv(10) == b"ping"
+            listener.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                listener.accept()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)
