@@ -103,6 +103,8 @@ def _thirds(values: pd.Series) -> pd.Series:
 
 def _measure(answers: Answers, name: str, wanted: np.ndarray) -> Slice:
     s, groups = answers.where(wanted).scored, answers.groups[wanted]
+    if len(np.unique(groups)) == 1:  # the figure is of this one thing, not of things like it
+        groups = np.arange(len(groups))
     accuracy, low, high = proportion(s.correct, groups)
     positive_N = np.zeros(len(s.y_N), bool) if s.positive is None else s.y_N == s.positive
     of_positive = proportion(s.correct[positive_N], groups[positive_N]) if positive_N.any() else (None, None, None)

@@ -49,6 +49,7 @@ def test_sizes_and_large_groups_are_slices_too(make_answers: MakeAnswers) -> Non
     assert len([n for n in names if n.startswith("group=")]) == 1
     few = [s for s in slices(make_answers(group=[f"place-{i % 6}" for i in range(60)])) if s.name.startswith("group=")]
     assert [(s.num_images, s.small) for s in few] == [(10, True)] * 6
+    assert (few[1].accuracy_low, few[1].accuracy_high) == pytest.approx(metrics.wilson(10 * few[1].accuracy, 10))
     many = {s.name for s in slices(make_answers(width=range(100, 160)))}
     assert {"resolution=low", "resolution=middle", "resolution=high"} <= many
 
