@@ -73,11 +73,10 @@ class Registry:
     def stage(self, model: ModelRef) -> ModelRef:
         """Put the alias `staging` on this version."""
         with self._ledger.promotion_lock(self.model):
-            current = self._tracking.by_alias("staging")
-            if current is None or current.version != model.version or not self._recorded("staged", model.version):
+            before = self._behind("staging")
+            if before != model.version or not self._recorded("staged", model.version):
                 self._tracking.set_alias("staging", model.version)
                 reason = f"best of its snapshot by {model.metric}: {model.value:.3f}"
-                before = current.version if current else None
                 self._record("staged", before, model.version, reason, {"model": model.bundle_digest})
         return model
 
@@ -100,8 +99,7 @@ class Registry:
         stale and refused. Raises GateRefused for a refusal, after writing it down.
         """
         with self._ledger.promotion_lock(self.model):
-            champion = self.champion()
-            current = champion.version if champion else None
+            current = self._behind("production")
             stale = current != expected and current != model.version
             if stale or not decision.promote:
                 reason = (
@@ -124,9 +122,8 @@ class Registry:
         """Write down that a person said no; moves nothing. Repeating it in the same run changes nothing."""
         with self._ledger.promotion_lock(self.model):
             if not self._recorded("refused", model.version, reason):
-                champion = self.champion()
-                current = champion.version if champion else None
-                self._record("refused", current, model.version, reason, {"model": model.bundle_digest})
+                evidence = {"model": model.bundle_digest}
+                self._record("refused", self._behind("production"), model.version, reason, evidence)
 
     def rollback(self, *, to: int | None = None) -> tuple[int, int]:
         """Put the version before, or version `to`, back into production; returns (from, to).
