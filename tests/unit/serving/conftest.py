@@ -187,6 +187,20 @@ def pictures(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
     return [("images", (f"{i}.png", data)) for i, data in enumerate(contents)]
 
 
+@contextmanager
+def held_up(stuck: Stuck, ask: Callable[[], httpx.Response]) -> Iterator[list[httpx.Response]]:
+    """A request that has come as far as the session, and is let go at the end; the list holds its answer then."""
+    answers: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: answers.append(ask()))
+    request.start()
+    assert stuck.reached.wait(10)
+    try:
+        yield answers
+    finally:
+        stuck.gate.set()
+        request.join()
+
+
 class Stuck:
     """A session that answers when it is let go."""
 

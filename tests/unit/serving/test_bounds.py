@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from dataclasses import replace
 
 import httpx
 
 from tests.corpus import jpeg_of_many_scans
-from tests.unit.serving.conftest import SMALL, Serve, Stuck, pictures
+from tests.unit.serving.conftest import SMALL, Serve, Stuck, held_up, pictures
 from tire_pipeline.serving.app import create_app
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.metrics import ServingMetrics
@@ -64,13 +63,8 @@ def test_over_the_bound_requests_are_refused_at_once_and_those_admitted_are_answ
 ) -> None:
     stuck = Stuck(model.session)
     slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
-    admitted: list[httpx.Response] = []
-    request = threading.Thread(target=lambda: admitted.append(client.post("/predict", files=pictures(*[red_png] * 4))))
-    request.start()
-    assert stuck.reached.wait(10)
-    refused = client.post("/predict", files=pictures(red_png))
-    stuck.gate.set()
-    request.join()
+    with held_up(stuck, lambda: client.post("/predict", files=pictures(*[red_png] * 4))) as admitted:
+        refused = client.post("/predict", files=pictures(red_png))
     assert refused.status_code == 429 and refused.headers["Retry-After"] == "1" and "busy" in refused.json()["error"]
     assert admitted[0].status_code == 200
     assert client.post("/predict", files=pictures(red_png)).status_code == 200
@@ -82,18 +76,13 @@ def test_over_its_number_of_requests_the_server_refuses_before_it_reads(
     stuck = Stuck(model.session)
     slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
     client = serve(create_app(slot, metrics=metrics, limits=replace(SMALL, max_requests=1)))
-    admitted: list[httpx.Response] = []
-    request = threading.Thread(target=lambda: admitted.append(client.post("/predict", files=pictures(red_png))))
-    request.start()
-    assert stuck.reached.wait(10)
-    address = (client.base_url.host, client.base_url.port or 0)
-    with socket.create_connection(address, timeout=20) as connection:  # sends no body at all
-        connection.sendall(b"POST /v2/models/tire-defect/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 429")
-    refused = client.post("/predict", files=pictures(red_png))
-    others = [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/model")]
-    stuck.gate.set()
-    request.join()
+    with held_up(stuck, lambda: client.post("/predict", files=pictures(red_png))) as admitted:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=20) as connection:  # sends no body at all
+            connection.sendall(b"POST /v2/models/tire-defect/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 429")
+        refused = client.post("/predict", files=pictures(red_png))
+        others = [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/model")]
     assert refused.status_code == 429 and refused.headers["Retry-After"] == "1" and "busy" in refused.json()["error"]
     assert others == [200] * 4 and admitted[0].status_code == 200
     assert client.post("/predict", files=pictures(red_png)).status_code == 200

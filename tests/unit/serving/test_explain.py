@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.unit.serving.conftest import Stuck
+from tests.unit.serving.conftest import Stuck, held_up
 from tire_pipeline.imaging import encode_png
 from tire_pipeline.serving.model import LoadedModel, ModelSlot
 
@@ -50,12 +49,7 @@ def test_only_one_map_is_made_at_a_time(
 ) -> None:
     stuck = Stuck(model.session)
     slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
-    first: list[httpx.Response] = []
-    request = threading.Thread(target=lambda: first.append(client.post("/explain", files={"image": ("a", red_png)})))
-    request.start()
-    assert stuck.reached.wait(10)
-    second = client.post("/explain", files={"image": ("a", red_png)})
-    stuck.gate.set()
-    request.join()
+    with held_up(stuck, lambda: client.post("/explain", files={"image": ("a", red_png)})) as first:
+        second = client.post("/explain", files={"image": ("a", red_png)})
     assert second.status_code == 429 and second.headers["Retry-After"] == "1"
     assert first[0].status_code == 200
