@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnxruntime
 from pydantic import TypeAdapter, ValidationError
 
-from tire_pipeline.errors import InputError
+from tire_pipeline.errors import InputError, one_line
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
 from tire_pipeline.input_gate import InputGate
 from tire_pipeline.refs import digest_of_file
@@ -158,7 +158,7 @@ class Session:
                 str(bundle.path / MODEL), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own exceptions share no base
-            raise InputError(f"The model of {bundle.path} cannot be loaded: {' '.join(str(error).split())}") from error
+            raise InputError(f"The model of {bundle.path} cannot be loaded: {one_line(error)}") from error
         self.bundle = bundle
 
     def logits(self, images_BCHW: Floats) -> Floats:

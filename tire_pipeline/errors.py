@@ -53,3 +53,8 @@ class Interrupted(TireError):
     """SIGTERM or Ctrl-C was obeyed. The text says how to go on."""
 
     exit_code = 130
+
+
+def one_line(error: Exception) -> str:
+    """What a library's error says, without its line breaks."""
+    return " ".join(str(error).split())

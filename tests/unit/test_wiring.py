@@ -1,25 +1,15 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.unit.serving.test_alias import DIGEST, FakeMlflow, version
+from tests.unit.serving.test_alias import DIGEST, FakeMlflow, mlflow, version  # noqa: F401  (a fixture)
 from tire_pipeline.serving.alias import alias_target
 from tire_pipeline.settings import Settings
 from tire_pipeline.wiring import services
-
-
-@pytest.fixture
-def service() -> Iterator[FakeMlflow]:
-    with FakeMlflow() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -27,7 +17,11 @@ def service() -> Iterator[FakeMlflow]:
     [("", "127.0.0.1,localhost"), ("intranet, localhost", "intranet,localhost,127.0.0.1"), ("*", "*")],
 )
 def test_no_proxy_is_asked_for_what_runs_on_this_host(
-    service: FakeMlflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
+    mlflow: FakeMlflow,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    before: str,
+    after: str,
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -36,6 +30,6 @@ def test_no_proxy_is_asked_for_what_runs_on_this_host(
     monkeypatch.setattr("urllib.request._opener", None)  # it remembers the proxies of its first request
     services(Settings(home=tmp_path, _env_file=None))  # type: ignore[call-arg]
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == after
-    service.say(200, version(**{"tire.bundle": "runs/k/bundle/", "tire.bundle_digest": DIGEST}))
-    assert alias_target(service.url, "my-project", alias="production")
-    assert httpx.get(service.url).status_code == 200
+    mlflow.say(200, version(**{"tire.bundle": "runs/k/bundle/", "tire.bundle_digest": DIGEST}))
+    assert alias_target(mlflow.url, "my-project", alias="production")
+    assert httpx.get(mlflow.url).status_code == 200

@@ -78,10 +78,10 @@ def probabilities(bundle: Bundle, images_NHWC: Images, positions: np.ndarray) ->
 def gated(bundle: Bundle, test: Answers, places: Sequence[int]) -> tuple[list[tuple[str, str]], int]:
     """(label, decision) of each row at the places as a server owes them, and how many pictures it must send back: what
     the input gate refuses is for `review`."""
-    decided, num_refused = [], 0
+    gate, decided, num_refused = bundle.input_gate, [], 0
     for place in places:
         row = test.rows.iloc[place]
-        gate, size = bundle.input_gate, {"width": int(row["width"]), "height": int(row["height"])}
+        size = {"width": int(row["width"]), "height": int(row["height"])}
         refused = gate is not None and gate.refusal(test.picture(place), **size) is not None
         decided.append((str(row["predicted"]), "review" if refused else str(row["decision"])))
         num_refused += refused

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tire_pipeline.bundle import Bundle, Floats, Session
-from tire_pipeline.errors import InputError
+from tire_pipeline.errors import InputError, one_line
 from tire_pipeline.imaging import decode, prepare
 
 if TYPE_CHECKING:  # who classifies without a server has no use for its metrics
@@ -92,7 +92,7 @@ def _prepared(model: LoadedModel, png: bytes) -> Floats:
             gate.distance(pixels_HWC)
         return prepare(pixels_HWC, spec)
     except Exception as error:  # whatever numpy and OpenCV make of sizes and statistics that are none
-        raise InputError(f"The bundle {model.bundle.path} cannot prepare a picture: {_one_line(error)}") from error
+        raise InputError(f"The bundle {model.bundle.path} cannot prepare a picture: {one_line(error)}") from error
 
 
 def _compare(model: LoadedModel, what: str, x_BCHW: Floats, expected_BK: Floats) -> None:
@@ -100,7 +100,7 @@ def _compare(model: LoadedModel, what: str, x_BCHW: Floats, expected_BK: Floats)
     try:
         p_BK = model.session.probabilities(x_BCHW)
     except Exception as error:  # onnxruntime's own exceptions share no base
-        raise InputError(f"The model of {path} cannot answer {what}: {_one_line(error)}") from error
+        raise InputError(f"The model of {path} cannot answer {what}: {one_line(error)}") from error
     if p_BK.shape != expected_BK.shape:
         raise InputError(f"The model of {path} gives {what} probabilities {p_BK.shape}, not {expected_BK.shape}.")
     difference = float(np.abs(p_BK - expected_BK).max())
@@ -109,7 +109,3 @@ def _compare(model: LoadedModel, what: str, x_BCHW: Floats, expected_BK: Floats)
             f"The bundle {path} answers {what} with probabilities that are {difference:.3g} off what it promises "
             f"(allowed: {GOLDEN_TOLERANCE:g}). It is not served; export it again."
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
