@@ -15,9 +15,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from tire_airflow.trainers import docker_trainer, outcome
 
 from tests.e2e.conftest import wait_for
-from tests.e2e.stand_in import BASE, IMAGE, base_is_there, build, names
+from tests.e2e.engine import needs_image
+from tests.e2e.stand_in import BASE, IMAGE, build, names
 
-pytestmark = pytest.mark.skipif(not base_is_there(), reason=f"needs a Docker engine and the image {BASE}")
+pytestmark = needs_image(BASE)
 TI = {"dag_id": "d", "task_id": "train", "map_index": 0, "log_url": "http://airflow/log", "xcom_push": lambda **_: None}
 
 

@@ -10,14 +10,6 @@ IMAGE = "tire-stand-in-trainer:latest"
 HERE = Path(__file__).parent
 
 
-def base_is_there() -> bool:
-    """Whether an engine answers that has the base image."""
-    try:
-        return subprocess.run(["docker", "image", "inspect", BASE], capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
 def build() -> None:
     dockerfile = f'FROM {BASE}\nCOPY stand_in_trainer.py /\nENTRYPOINT ["python3", "/stand_in_trainer.py"]\n'
     command = ["docker", "build", "--quiet", "--tag", IMAGE, "--file", "-", str(HERE)]

@@ -17,7 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.e2e.conftest import wait_for
-from tests.e2e.stand_in import BASE, IMAGE, base_is_there, build, names, running
+from tests.e2e.engine import needs_image
+from tests.e2e.stand_in import BASE, IMAGE, build, names, running
 from tire_pipeline import stack
 from tire_pipeline.settings import STACK_ENV, Settings
 from tire_pipeline.stack import migrations
@@ -32,11 +33,7 @@ HERE = Path(__file__).parent
 LEFT_S = 30
 
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not base_is_there(), reason=f"needs a Docker engine and the image {BASE}"),
-]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800), needs_image(BASE)]
 
 
 @dataclass

@@ -11,24 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import FakeSlack, Running, draw, stack_of
+from tests.e2e.engine import needs_image
 from tire_pipeline import steps
 
 IMAGE = "tire-trainer:latest"
-
-
-def image_is_there() -> bool:
-    try:
-        found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return found.returncode == 0
-
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not image_is_there(), reason=f"needs a Docker engine and the image {IMAGE} (`make images`)"),
-]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_image(IMAGE, how="`make images`")]
 
 
 def open_to_the_image(root: Path) -> None:

@@ -10,23 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.engine import docker_answers
+
 REPOSITORY = Path(__file__).parents[2]
 CANARY = b"canary-secret-1b7e"
 
-
-def docker_is_there() -> bool:
-    try:
-        return subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def engine_is_there() -> bool:
-    return docker_is_there() and subprocess.run(["docker", "info"], capture_output=True, timeout=20).returncode == 0
-
-
-needs_docker = pytest.mark.skipif(not docker_is_there(), reason="needs docker compose")
-needs_engine = pytest.mark.skipif(not engine_is_there(), reason="needs a Docker engine")
+needs_docker = pytest.mark.skipif(not docker_answers("compose", "version"), reason="needs docker compose")
+needs_engine = pytest.mark.skipif(not docker_answers("info"), reason="needs a Docker engine")
 
 
 @needs_engine

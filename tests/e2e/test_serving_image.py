@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from docker.api import APIClient
-from docker.errors import DockerException
 
+from tests.e2e.engine import needs_image
 from tests.integration.servers import make_bundle
 from tire_pipeline.errors import GateRefused
 from tire_pipeline.evaluation.checked_server import ServingImage
@@ -18,14 +18,12 @@ from tire_pipeline.stores.containers import Containers
 
 NAME = "tire-serving:latest"
 
+pytestmark = needs_image(NAME, how="`make images`")
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[APIClient]:
-    try:
-        client = APIClient()
-        client.inspect_image(NAME)
-    except (DockerException, OSError):
-        pytest.skip(f"needs a Docker engine and the image {NAME} (`make images`)")
+    client = APIClient()
     yield client
     client.close()
 
