@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from tire_pipeline.errors import InputError, one_line
 from tire_pipeline.imaging import Pixels, Preprocessing, encode_png
 from tire_pipeline.input_gate import InputGate
 from tire_pipeline.refs import digest_of_file
+from tire_pipeline.several_labels import positives
 
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
@@ -36,9 +38,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk. `threshold` and `review_band` speak of the positive class' calibrated probability 0..1; they
-    were chosen on validation images by the `costs` of a miss and of an alarm (None: a class counts as much as the
-    other) and the recall's floor `recall_min`."""
+    """A bundle on disk. `positive_class` is a class, or a value of one of the labels that the classes combine.
+    `threshold` and `review_band` speak of its calibrated probability 0..1; they were chosen on validation images by the
+    `costs` of a miss and of an alarm (None: a class counts as much as the other) and the recall's floor `recall_min`.
+    """
 
     path: Path
     classes: list[str]
@@ -91,7 +94,7 @@ class Bundle:
         found = []
         for prefix, given, kind in parts:
             found += [f"{prefix}{name} is unknown" for name in sorted(set(given) - {f.name for f in fields(kind)})]
-        if self.positive_class is not None and self.positive_class not in self.classes:
+        if self.positive_class is not None and not self.positives:
             found.append(f"positive_class {self.positive_class} is no class")
         for name, p_K in self.golden.items():
             if len(p_K) != len(self.classes):
@@ -108,24 +111,29 @@ class Bundle:
         (self.path / MANIFEST).write_bytes(data)
         return replace(self, digest=hashlib.sha256(data).hexdigest())
 
+    @cached_property
+    def positives(self) -> tuple[int, ...]:
+        """Indices of the classes that are, or have, the positive one."""
+        return positives(self.classes, self.positive_class)
+
     def decide(self, probabilities_K: Sequence[float] | Floats) -> tuple[str, float, str]:
         """(label, its probability, decision) of one image.
 
-        With a positive class the label follows the threshold and the decision is its name, the other class' name, or
-        `review` inside the band. Without one the label is the most probable class and the decision is `accept`, or
-        `review` where its probability is below the band's upper end.
+        With a positive class the threshold says whether the label is the likeliest of the positive classes or of the
+        others, and the decision is the positive class' name, `good`, or `review` inside the band. Without one the label
+        is the most probable class and the decision is `accept`, or `review` where its probability is below the band's
+        upper end.
         """
         p_K = [float(p) for p in probabilities_K]
         low, high = self.review_band
         if self.positive_class is None:
             best = int(np.argmax(p_K))
             return self.classes[best], p_K[best], "accept" if p_K[best] >= high else "review"
-        positive = self.classes.index(self.positive_class)
-        others = [i for i in range(len(p_K)) if i != positive]
-        best_other = max(others, key=lambda i: p_K[i])
-        label = positive if p_K[positive] >= self.threshold else best_other
-        in_band = low < p_K[positive] < high
-        decision = "review" if in_band else self.positive_class if label == positive else "good"
+        wanted = self.positives
+        p_positive = sum(p_K[i] for i in wanted)
+        is_positive = p_positive >= self.threshold
+        label = max((i for i in range(len(p_K)) if (i in wanted) == is_positive), key=lambda i: p_K[i])
+        decision = "review" if low < p_positive < high else self.positive_class if is_positive else "good"
         return self.classes[label], p_K[label], decision
 
     def golden_images(self) -> list[tuple[bytes, list[float]]]:

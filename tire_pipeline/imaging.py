@@ -6,7 +6,6 @@ Shapes: H height, W width, C channels (RGB). Pixels are uint8 0..255 until `norm
 from __future__ import annotations
 
 import io
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ import simplejpeg
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from tire_pipeline.errors import InputError
+from tire_pipeline.file_limits import EXIF_START, JPEG_START, check_directories, check_exif_segments, check_scans
 
 # Whoever decodes many images has a thread a core; OpenCV's own, for one image, would cost more time than they save.
 cv2.setNumThreads(1)
@@ -31,11 +31,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000
 STRIP_PIXELS = 1_000_000
 LINEAR_SHRINK_MAX = 1.5
-EXIF_SEGMENTS_MAX = 64
+TIFF_STARTS = (b"II", b"MM")
 TIFF_SAMPLES_MAX = 6  # Pillow's own limit
-SCAN_BYTES_MIN = 10  # of a JPEG's SOS segment (ITU-T T.81, B.2.3)
-JPEG_START = b"\xff\xd8\xff"
-JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # with a length behind it, or the end (T.81, table B.1)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -98,14 +95,16 @@ def _by_pillow(
     if not data:
         raise InputError("The file is empty (0 bytes). Export the picture again.")
     if data.startswith(JPEG_START):
-        _check_exif(data)
+        check_exif_segments(data)
+    if data.startswith(TIFF_STARTS):
+        check_directories(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
             _check_strips(image)
             if max_scan_pixels is not None and image.format in ("JPEG", "MPO"):
-                _check_scans(data, image.width * image.height, max_scan_pixels)
-            exif = image.getexif()
+                check_scans(data, image.width * image.height, max_scan_pixels)
+            exif = _exif(image)
             stated, camera, captured_at = _orientation(exif), _camera(exif), _captured_at(exif)
             frames = getattr(image, "n_frames", 1) if count_frames else 1  # quadratic in the pages of a TIFF
             kind, mode = image.format or "", image.mode
@@ -137,7 +136,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_scan_pixels: int | 
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("YCbCr", "Gray") and height * width <= max_pixels:
                 if max_scan_pixels is not None:
-                    _check_scans(data, height * width, max_scan_pixels)
+                    check_scans(data, height * width, max_scan_pixels)
                 return cast("Pixels", simplejpeg.decode_jpeg(data, "RGB"))
     return _by_pillow(data, max_pixels=max_pixels, max_scan_pixels=max_scan_pixels).pixels
 
@@ -243,6 +242,13 @@ def _sharpness(grey_HW: Pixels) -> float:
     return _mean_and_std(cast("npt.NDArray[np.int16]", cv2.Laplacian(small, cv2.CV_16S)))[1] ** 2
 
 
+def _exif(image: Image.Image) -> Image.Exif:
+    """Pillow reads the values of this when they are asked for."""
+    exif = image.getexif()
+    check_directories(image.info.get("exif", b"").removeprefix(EXIF_START).removeprefix(EXIF_START))
+    return exif
+
+
 def _orientation(exif: Image.Exif) -> int:
     value = exif.get(ExifTags.Base.Orientation, 1)
     return value if isinstance(value, int) and value in range(1, 9) else 1
@@ -270,12 +276,6 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _check_exif(data: bytes) -> None:
-    """Pillow joins the EXIF segments of a JPEG in quadratic time: 16 MB of small ones take a minute."""
-    if (num := data.count(b"Exif\0\0")) > EXIF_SEGMENTS_MAX:
-        raise InputError(f"The file holds EXIF data in {num} pieces. Export the picture again.")
-
-
 def _check_strips(image: Image.Image) -> None:
     """A TIFF says where each strip of the picture lies, and may say it of the same strip a million times."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -283,31 +283,6 @@ def _check_strips(image: Image.Image) -> None:
         stated = sum((right - left) * (bottom - top) for left, top, right, bottom in parts)
         if stated > TIFF_SAMPLES_MAX * image.width * image.height:
             raise InputError("The TIFF names the same parts of the picture again and again. Export it again.")
-
-
-def _check_scans(data: bytes, num_pixels: int, max_scan_pixels: int) -> None:
-    """Raises InputError for a JPEG that says its pixels in too many scans."""
-    most = max_scan_pixels // max(1, num_pixels)
-    # Mostly the file is too small to hold so many; else a bound of a few µs/MB spares the exact count.
-    if len(data) // SCAN_BYTES_MIN > most and _num_scans_at_most(data) > most and (num := _num_scans(data)) > most:
-        raise InputError(
-            f"The JPEG says its pixels in {num} scans; at most {most} are read. Save it as a baseline JPEG."
-        )
-
-
-def _num_scans_at_most(data: bytes) -> int:
-    """SOS markers, with what looks like one."""
-    pairs = (np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset) for offset in (0, 1))
-    return sum(int(np.count_nonzero(pair == 0xDAFF)) for pair in pairs)
-
-
-def _num_scans(data: bytes) -> int:
-    """SOS markers of the picture itself: none of a preview within a segment, or of what follows the end."""
-    at, num = 2, 0
-    while (found := JPEG_MARKER.search(data, at)) and (marker := found[0][1]) != 0xD9:
-        num += marker == 0xDA
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    return num
 
 
 def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
@@ -346,9 +321,9 @@ def _may_be_turned(data: bytes) -> bool:
     if not _has_metadata(data):
         return False
     try:
-        _check_exif(data)
+        check_exif_segments(data)
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+            return bool(_exif(image).get(ExifTags.Base.Orientation, 1) != 1)
     except Exception:  # whatever it is, `decode_file` says it better
         return True
 

@@ -49,7 +49,7 @@ def _train(folder: Path, rows: pd.DataFrame, seed: int) -> float:
     assert len(test) >= 160
     fitted = fit(Examples(images, y_N, train, val, 2), config, on_epoch=lambda *_: None)
     p_NK = predict_logits(fitted.model, images, test).softmax(dim=1).numpy()
-    return point(Scored(y_N[test], p_NK, p_NK.argmax(axis=1), 1))["balanced_accuracy"]
+    return point(Scored(y_N[test], p_NK, p_NK.argmax(axis=1), (1,)))["balanced_accuracy"]
 
 
 def _easy(folder: Path, rows: pd.DataFrame, size: int) -> float:

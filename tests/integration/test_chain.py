@@ -324,9 +324,13 @@ def test_several_label_columns_make_one_model_that_is_judged_and_served_for_each
     )
     rules = [v["rule"] for v in made.evidence["verdicts"]]
     assert rules[:4] == ["metric", "metric of condition", "metric of light", "recall"]
+    answers = steps.predict([folder / "defective", folder / "good"], services=live)
+    assert {a["decision"] for a in answers} <= {"defective", "good", "review"}
+    agreed = ["condition=defective" in a["label"] for a in answers if a["decision"] == "defective"]
+    assert agreed and all(agreed)
     (quick,) = run(live, "v1", epochs=1, threshold=0.0)
     (worse,) = steps.register([quick], run_key="r2", services=live)
-    with pytest.raises(GateRefused, match=r"recall -?\+?\d.* against the champion \(version 1\)"):
+    with pytest.raises(GateRefused, match=r"stays out of production: .* the champion \(version 1\)"):
         steps.produce("balanced_accuracy", threshold=0.0, model=worse, services=live)
 
 

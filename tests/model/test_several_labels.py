@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 from tire_pipeline.bundle import Bundle, Session
-from tire_pipeline.datasets.several_labels import membership
 from tire_pipeline.evaluation.by_label import by_label, judged, metrics_of
 from tire_pipeline.imaging import normalise
 from tire_pipeline.metrics import Scored, point
 from tire_pipeline.models import build
+from tire_pipeline.several_labels import membership
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.export import export
 from tire_pipeline.training.loop import Examples, fit, predict_logits
@@ -65,7 +66,7 @@ def test_a_network_with_several_heads_learns_exports_and_is_measured_by_label(tm
         *(images_NHWC, labels_N, examples.val),
         train=examples.train,
         classes=CLASSES,
-        positive_class=None,
+        positive_class="lies",
         config=CONFIG,
         snapshot_digest="d",
         folder=tmp_path,
@@ -75,9 +76,14 @@ def test_a_network_with_several_heads_learns_exports_and_is_measured_by_label(tm
     served_NK = Session(bundle).logits(x_BCHW)
     assert np.abs(served_NK - predict_logits(fitted.model, images_NHWC, examples.val).numpy()).max() < 1e-3
     p_NK = Session(bundle).probabilities(x_BCHW)
-    scored = Scored(labels_N[examples.val], p_NK, p_NK.argmax(axis=1), None)
+    predicted_N = np.array([CLASSES.index(bundle.decide(p_K)[0]) for p_K in p_NK])
+    scored = Scored(labels_N[examples.val], p_NK, predicted_N, bundle.positives)
     metrics = metrics_of(scored, examples.val, CLASSES, positive_class="lies")
     assert metrics["accuracy"] >= 0.9
+    assert metrics["recall"] == metrics["bar/recall"]
+    by_threshold = p_NK[:, :2].sum(axis=1) >= bundle.threshold
+    assert ((predicted_N < 2) == by_threshold).all()
+    assert np.mean(by_threshold == (labels_N[examples.val] < 2)) >= 0.9
     assert {"bar/accuracy", "bar/recall", "bar/recall_low", "light/balanced_accuracy_high"} <= set(metrics)
     assert "light/recall" not in metrics  # nothing there is called like the positive class
     assert metrics["accuracy"] <= min(metrics["bar/accuracy"], metrics["light/accuracy"])
@@ -85,18 +91,20 @@ def test_a_network_with_several_heads_learns_exports_and_is_measured_by_label(tm
 
 def test_each_label_has_the_probabilities_of_its_values_added_up() -> None:
     p_NK = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.3, 0.1, 0.1]])
-    scored = Scored(np.array([3, 2]), p_NK, p_NK.argmax(axis=1), None)
+    scored = Scored(np.array([3, 2]), p_NK, p_NK.argmax(axis=1))
     found = by_label(scored, CLASSES, positive_class="lies")
     assert found["bar"].p_NK == pytest.approx(np.array([[0.3, 0.7], [0.8, 0.2]]))
     assert found["light"].p_NK == pytest.approx(np.array([[0.6, 0.4], [0.4, 0.6]]))  # bright, dark
-    assert found["bar"].y_N.tolist() == [1, 1] and found["bar"].positive == 0
-    assert found["light"].y_N.tolist() == [0, 1] and found["light"].positive is None
+    assert found["bar"].y_N.tolist() == [1, 1] and found["bar"].positives == (0,)
+    assert found["light"].y_N.tolist() == [0, 1] and found["light"].positives == ()
     assert point(found["bar"])["accuracy"] == 0.5
+    as_served = replace(scored, predicted_N=np.array([0, 3]))  # a threshold may name another class than the likeliest
+    assert by_label(as_served, CLASSES, positive_class=None)["bar"].predicted_N.tolist() == [0, 1]
 
 
 def test_plain_classes_have_no_figures_beside_their_own() -> None:
-    scored = Scored(np.array([0, 1]), np.eye(2), np.array([0, 1]), 1)
+    scored = Scored(np.array([0, 1]), np.eye(2), np.array([0, 1]), (1,))
     assert by_label(scored, ["bad", "good"], positive_class="bad") == {}
     (only,) = judged(scored, ["good", "bad"], positive_class="good").values()
-    assert (only.positive, scored.positive) == (0, 1)
-    assert judged(scored, ["bad", "good"], positive_class=None)[""].positive is None
+    assert (only.positives, scored.positives) == ((0,), (1,))
+    assert judged(scored, ["bad", "good"], positive_class=None)[""].positives == ()

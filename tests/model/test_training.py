@@ -204,7 +204,7 @@ def test_a_bundle_answers_on_rows_of_a_snapshot(bundle: Bundle, tmp_path: Path) 
     answers = answer(store, bundle, usable, wanted, cache=ImageCache(tmp_path), name="d")
     assert answers.rows["path"].tolist() == usable[wanted]["path"].tolist()
     assert np.mean(answers.rows["predicted"] == answers.rows["label"]) >= 0.8
-    assert answers.scored.positive == 1
+    assert answers.scored.positives == (1,)
     assert answers.rows[["p_good", "p_bar"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(8), abs=1e-5)
     assert (answers.scored.y_N == pd.Series(usable[wanted]["label"]).map({"good": 0, "bar": 1}).to_numpy()).all()
     with pytest.raises(InputError, match="knows good, bar, but the images are also labelled cut"):

@@ -132,6 +132,16 @@ def test_below_the_threshold_the_best_of_the_other_classes_is_named(tmp_path: Pa
     assert bundle.decide([0.3, 0.6, 0.1]) == ("cut", 0.3, "good")
 
 
+def test_a_positive_value_of_one_of_several_labels_is_decided_by_all_classes_that_have_it(tmp_path: Path) -> None:
+    sides, treads = "condition={};view=side", "condition={};view=tread"
+    classes = [made_of.format(c) for c in ("defective", "good") for made_of in (sides, treads)]
+    bundle = made(tmp_path, classes=classes, threshold=0.3, review_band=(0.25, 0.5))
+    assert bundle.decide([0.2, 0.15, 0.6, 0.05]) == (classes[0], 0.2, "review")
+    assert bundle.decide([0.3, 0.3, 0.4, 0.0]) == (classes[0], 0.3, "defective")
+    assert bundle.decide([0.1, 0.1, 0.3, 0.5]) == (classes[3], 0.5, "good")
+    assert Bundle.load(bundle.save().path).positives == (0, 1)
+
+
 def test_without_a_positive_class_the_most_probable_is_accepted_or_reviewed(tmp_path: Path) -> None:
     bundle = made(tmp_path, classes=["a", "b", "c"], positive_class=None, review_band=(0.5, 0.6))
     assert bundle.decide([0.2, 0.7, 0.1]) == ("b", 0.7, "accept")

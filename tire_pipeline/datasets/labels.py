@@ -9,8 +9,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tire_pipeline.datasets.several_labels import combine
 from tire_pipeline.errors import InputError
+from tire_pipeline.several_labels import combine
 
 LABELS_FILE = "labels.csv"
 LABEL_PREFIX = "label:"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ class Answers:
     def where(self, wanted: np.ndarray) -> Answers:
         """The answers for some of the rows."""
         s = self.scored
-        scored = Scored(s.y_N[wanted], s.p_NK[wanted], s.predicted_N[wanted], s.positive, s.costs)
+        scored = replace(s, y_N=s.y_N[wanted], p_NK=s.p_NK[wanted], predicted_N=s.predicted_N[wanted])
         return Answers(self.rows[wanted].reset_index(drop=True), scored, self.images_NHWC, self.positions[wanted])
 
 
@@ -99,7 +99,7 @@ def as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFr
         y_N=rows["label"].map(index_of).to_numpy(),
         p_NK=p_NK,
         predicted_N=rows["predicted"].map(index_of).to_numpy(),
-        positive=None if bundle.positive_class is None else index_of[bundle.positive_class],
+        positives=bundle.positives,
         costs=Costs(*bundle.costs) if bundle.costs else Costs(),
     )
     return rows, scored

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tire_pipeline.datasets.several_labels import take_apart, values_by_label
 from tire_pipeline.metrics import Scored, with_intervals
+from tire_pipeline.several_labels import positives, take_apart, values_by_label
 
 
 def metrics_of(
     scored: Scored, groups: npt.NDArray[Any], classes: Sequence[str], *, positive_class: str | None
 ) -> dict[str, float]:
     """Every metric with its interval, and of several labels each label's as `<label>/<metric>`; `accuracy` is then the
-    joint one. The label that has the positive class among its values has its recall, too."""
+    joint one. A label that has the positive class among its values has its recall, too."""
     metrics = with_intervals(scored, groups)
     for label, marginal in by_label(scored, classes, positive_class=positive_class).items():
         metrics |= {f"{label}/{name}": value for name, value in with_intervals(marginal, groups).items()}
@@ -28,16 +28,19 @@ def judged(scored: Scored, classes: Sequence[str], *, positive_class: str | None
     """The answers to each label of the images by its name; to their only one under "". Positive is what is named."""
     if found := by_label(scored, classes, positive_class=positive_class):
         return found
-    return {"": replace(scored, positive=classes.index(positive_class) if positive_class in classes else None)}
+    return {"": replace(scored, positives=positives(classes, positive_class))}
 
 
 def by_label(scored: Scored, classes: Sequence[str], *, positive_class: str | None) -> dict[str, Scored]:
-    """The answers as answers to each label alone, by adding up probabilities; none where the classes are plain."""
+    """The answers as answers to each label alone: the value in the class that was given, and the probabilities added
+    up. None where the classes are plain."""
     apart = [take_apart(name) for name in classes]
     found = {}
     for label, values in values_by_label(classes).items():
         value_of_K = np.array([values.index(a[label]) for a in apart])
         p_NV = scored.p_NK @ np.eye(len(values))[value_of_K]
-        positive = values.index(positive_class) if positive_class in values else None
-        found[label] = Scored(value_of_K[scored.y_N], p_NV, p_NV.argmax(axis=1), positive, scored.costs)
+        of_label = positives(values, positive_class)
+        found[label] = Scored(
+            value_of_K[scored.y_N], p_NV, value_of_K[scored.predicted_N], of_label, costs=scored.costs
+        )
     return found

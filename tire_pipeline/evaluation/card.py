@@ -92,9 +92,11 @@ def _deciding(record: Mapping[str, Any]) -> Iterator[str]:
         costs = f"a miss costs {at['cost_miss']:g} and an alarm {at['cost_alarm']:g}"
         alike = "one class counts as much as the other"
         yield f"Chosen on validation images, where {costs if at['by_cost'] else alike}, with {floor}."
+        others = at["num_mistakes"] - at["num_missed"] - at["num_alarms"]
+        beside = f", beside {others} other mistakes" if others else ""
         yield (
             f"On the test images that is {at['num_missed']} missed, {at['num_missed_not_reviewed']} of them without a "
-            f"person's look, and {at['num_alarms']} false alarms; a person looks at {at['num_reviewed']} of "
+            f"person's look, and {at['num_alarms']} false alarms{beside}; a person looks at {at['num_reviewed']} of "
             f"{record['num_images']}."
         )
     yield f"An image takes {record['ms_per_image']:.1f} ms here, decoding not counted."

@@ -22,13 +22,13 @@ INK, ACCENT, BAD = "#22303c", "#2f6fb0", "#c0392b"
 COLUMNS = 6
 
 
-def draw_all(answers: Answers, classes: list[str], folder: Path) -> None:
+def draw_all(answers: Answers, classes: list[str], folder: Path, *, positive_class: str | None) -> None:
     """Write every picture of an evaluation into `folder`."""
     confusion(answers.scored, classes).savefig(folder / "confusion_matrix.png")
     reliability(answers.scored).savefig(folder / "reliability.png")
     worst_mistakes(answers, classes).savefig(folder / "worst_mistakes.png")
-    if answers.scored.positive is not None:
-        curves(answers.scored, classes[answers.scored.positive]).savefig(folder / "pr_roc.png")
+    if positive_class is not None:
+        curves(answers.scored, positive_class).savefig(folder / "pr_roc.png")
 
 
 def confusion(s: Scored, classes: list[str]) -> Figure:
@@ -64,7 +64,7 @@ def reliability(s: Scored, bins: int = 10) -> Figure:
 
 def curves(s: Scored, positive: str) -> Figure:
     """Precision over recall and true over false positive rate of the positive class."""
-    truth = (s.y_N == s.positive)[np.argsort(-s.p_NK[:, s.positive], kind="stable")]
+    truth = s.truth[np.argsort(-s.score, kind="stable")]
     hits, alarms = np.cumsum(truth), np.cumsum(~truth)
     figure = Figure(figsize=(8.4, 3.9), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)

@@ -20,18 +20,17 @@ from tire_pipeline.metrics import confusion, methods, names, proportion
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
 
-def measure(bundle: Bundle, test: Answers, *, positive_class: str = "") -> dict[str, Any]:
-    """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made;
-    `positive_class` is the project's, which may be a value of one of several labels."""
+def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
+    """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made."""
     s = test.scored
-    metrics = metrics_of(s, test.groups, bundle.classes, positive_class=positive_class)
+    metrics = metrics_of(s, test.groups, bundle.classes, positive_class=bundle.positive_class)
     return {
         "num_images": len(s.y_N),
-        "num_positive": None if s.positive is None else int(np.sum(s.y_N == s.positive)),
+        "num_positive": int(s.truth.sum()) if s.positives else None,
         "classes": bundle.classes,
         "positive_class": bundle.positive_class,
         "metrics": metrics,
-        "intervals": methods(names(has_positive=s.positive is not None), test.groups),
+        "intervals": methods(names(has_positive=bool(s.positives)), test.groups),
         "confusion": confusion(s).tolist(),
         "per_class": _per_class(test, bundle.classes),
         "operating_point": _operating_point(bundle, test),
@@ -84,9 +83,9 @@ def _operating_point(bundle: Bundle, test: Answers) -> dict[str, Any]:
         "num_mistakes": int(np.sum(~s.correct)),
         "num_mistakes_not_reviewed": int(np.sum(~s.correct & ~reviewed)),
     }
-    if s.positive is not None:
-        missed = (s.y_N == s.positive) & ~s.correct
-        found["num_missed"], found["num_alarms"] = int(missed.sum()), found["num_mistakes"] - int(missed.sum())
+    if s.positives:
+        missed = s.truth & ~s.given
+        found["num_missed"], found["num_alarms"] = int(missed.sum()), int(np.sum(s.given & ~s.truth))
         found["num_missed_not_reviewed"] = int(np.sum(missed & ~reviewed))
     return found
 

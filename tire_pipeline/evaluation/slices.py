@@ -106,8 +106,8 @@ def _measure(answers: Answers, name: str, wanted: np.ndarray) -> Slice:
     if len(np.unique(groups)) == 1:  # the figure is of this one thing, not of things like it
         groups = np.arange(len(groups))
     accuracy, low, high = proportion(s.correct, groups)
-    positive_N = np.zeros(len(s.y_N), bool) if s.positive is None else s.y_N == s.positive
-    of_positive = proportion(s.correct[positive_N], groups[positive_N]) if positive_N.any() else (None, None, None)
+    positive_N = s.truth
+    of_positive = proportion(s.given[positive_N], groups[positive_N]) if positive_N.any() else (None, None, None)
     recall, recall_low, recall_high = of_positive
     small = len(s.y_N) < SMALL
     return Slice(name, len(s.y_N), accuracy, low, high, recall, recall_low, recall_high, small)

@@ -128,7 +128,7 @@ def _shares(s: Scored, name: str, groups: Groups) -> list[tuple[float, float]]:
         return [_share(s.correct[s.y_N == k], groups[s.y_N == k]) for k in np.unique(s.y_N)]
     if name == "accuracy":
         return [_share(s.correct, groups)]
-    truth, given = s.y_N == s.positive, s.predicted_N == s.positive
+    truth, given = s.truth, s.given
     among, hit = {"precision": (given, truth), "recall": (truth, given), "specificity": (~truth, ~given)}[name]
     return [_share(hit[among], groups[among])]
 

@@ -84,10 +84,10 @@ def _counted(candidate: Sequence[Scored], champion: Sequence[Scored]) -> dict[st
     """By name, (N,) each: what an image adds to the difference, and whether it counts."""
     saved_N = _cost(candidate) - _cost(champion)
     counted: dict[str, tuple[Floats, Floats]] = {"cost": (saved_N, np.ones(len(saved_N)))}
-    for mine, theirs in zip(candidate, champion, strict=True):
-        if mine.positive is not None:
-            truth_N = (mine.y_N == mine.positive).astype(float)
-            counted["recall"] = (mine.correct.astype(float) - theirs.correct) * truth_N, truth_N
+    if any(s.positives for s in candidate):
+        truth_N = np.any([s.truth for s in candidate], axis=0)
+        mine_N, theirs_N = (np.any([s.given for s in labels], axis=0) for labels in (candidate, champion))
+        counted["recall"] = (mine_N.astype(float) - theirs_N) * truth_N, truth_N.astype(float)
     return counted
 
 

@@ -29,12 +29,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scored:
-    """Answers on N images. `positive` is the index of the positive class, or None."""
+    """Answers on N images. `positives` are the indices of the classes that count as positive, one or none if plain."""
 
     y_N: Ints
     p_NK: Floats
     predicted_N: Ints
-    positive: int | None
+    positives: tuple[int, ...] = ()
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -43,10 +43,22 @@ class Scored:
         return np.asarray(self.y_N == self.predicted_N)
 
     @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """(N,): which images are positive."""
+        return np.isin(self.y_N, self.positives)
+
+    @property
+    def given(self) -> npt.NDArray[np.bool_]:
+        """(N,): which were taken for positive."""
+        return np.isin(self.predicted_N, self.positives)
+
+    @property
+    def score(self) -> Floats:
+        """(N,): the probability that an image is positive."""
+        return np.asarray(self.p_NK[:, list(self.positives)].sum(axis=1))
+
+    @property
     def cost(self) -> Floats:
         """(N,): what each answer costs: a miss, an alarm, or (between other classes, and without a positive one) 1."""
-        wrong = (~self.correct).astype(float)
-        if self.positive is None:
-            return wrong
-        truth, given = self.y_N == self.positive, self.predicted_N == self.positive
-        return np.where(truth & ~given, self.costs.miss, np.where(given & ~truth, self.costs.alarm, wrong))
+        missed, alarmed = self.truth & ~self.given, self.given & ~self.truth
+        return np.select([missed, alarmed], [self.costs.miss, self.costs.alarm], (~self.correct).astype(float))

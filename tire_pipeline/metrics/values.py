@@ -41,7 +41,7 @@ def weighted(s: Scored, w_BN: Floats) -> Mapping[str, Floats]:
             "brier": mean_BM[:, 2],
             "ece": _ece(s.y_N, p_NK, w_BN),
         }
-        return values if s.positive is None else {**values, **_of_positive(s, s.positive, w_BN), "cost": mean_BM[:, 3]}
+        return {**values, **_of_positive(s, w_BN), "cost": mean_BM[:, 3]} if s.positives else values
 
 
 def confusion(s: Scored) -> Ints:
@@ -87,13 +87,13 @@ def _ece(y_N: Ints, p_NK: Floats, w_BN: Floats) -> Floats:
     return np.asarray(np.abs(w_BN @ gap_NE).sum(axis=1) / w_BN.sum(axis=1))
 
 
-def _of_positive(s: Scored, positive: int, w_BN: Floats) -> dict[str, Floats]:
-    truth_N, given_N = s.y_N == positive, s.predicted_N == positive
+def _of_positive(s: Scored, w_BN: Floats) -> dict[str, Floats]:
+    truth_N, given_N = s.truth, s.given
     sums_BM = w_BN @ np.stack([truth_N, given_N, truth_N & given_N, ~truth_N, ~truth_N & ~given_N], axis=1).astype(
         float
     )
     true_B, given_B, hits_B, others_B, spared_B = sums_BM.T
-    auroc_B, auprc_B = _ranking(truth_N, s.p_NK[:, positive], w_BN)
+    auroc_B, auprc_B = _ranking(truth_N, s.score, w_BN)
     return {
         "precision": np.where(given_B > 0, hits_B / given_B, 0.0),
         "recall": hits_B / true_B,

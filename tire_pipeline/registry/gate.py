@@ -55,8 +55,7 @@ class Slice:
 class Candidate:
     """Figures on the locked test split: `metrics` holds name, name_low and name_high (95 % interval).
 
-    Where images have several `labels`, those names are of all labels together, and `<label>/name` of each; the recall
-    is then that of the label that has a positive class, `positive_label`.
+    Where images have several `labels`, those names are of all labels together, and `<label>/name` of each.
     """
 
     metrics: Mapping[str, float]
@@ -65,7 +64,6 @@ class Candidate:
     num_positive: int | None = None
     slices: tuple[Slice, ...] = ()
     labels: tuple[str, ...] = ()
-    positive_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,12 +166,10 @@ def _must(gate: Gate) -> str:
 
 def _recall(c: Candidate, recall_min: float) -> Verdict:
     """The floor holds for the recall that was found; the text says how many images would prove it."""
-    name = f"{c.positive_label}/recall" if c.positive_label else "recall"
-    found = c.metrics.get(name, math.nan)
+    found = c.metrics.get("recall", math.nan)
     needed = images_to_prove(found, recall_min)
     proof = f"proving it takes {needed} of them" if needed else "no number of them would prove it"
-    recall = f"{_words('recall', c.positive_label)} {found:.3f} on {c.num_positive or 0} positive images"
-    text = f"{recall}, must reach {recall_min:g} ({proof})"
+    text = f"recall {found:.3f} on {c.num_positive or 0} positive images, must reach {recall_min:g} ({proof})"
     return Verdict("recall", found >= recall_min, text)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import SplitRef, TrainedRef
+from tire_pipeline.several_labels import positives
 from tire_pipeline.steps import pretrained
 from tire_pipeline.steps.data import Progress, load_split
 from tire_pipeline.steps.data_report import report_url
@@ -82,8 +83,8 @@ def _description(s: Services, version: str) -> str:
 
 
 def positive_class_of(s: Services, classes: list[str]) -> str | None:
-    """The configured positive class, or None for a project without one among its classes."""
-    return s.settings.positive_class if s.settings.positive_class in classes else None
+    """The configured positive class, or None for a project without one among its classes or its labels' values."""
+    return s.settings.positive_class if positives(classes, s.settings.positive_class) else None
 
 
 def _draw_curves(history: list[dict[str, float]], best_epoch: int, folder: Path) -> None:

@@ -63,26 +63,16 @@ def candidate_of(s: Services, bundle: Bundle, answers: Answers, metric: str) -> 
     from tire_pipeline.registry.gate import Candidate, Slice
 
     scored, groups = answers.scored, answers.groups
-    canonical(metric, names(has_positive=scored.positive is not None))
-    positive_class = _positive_class(s, bundle)
-    labels = judged(scored, bundle.classes, positive_class=positive_class)
-    positives = {name: int((it.y_N == it.positive).sum()) for name, it in labels.items() if it.positive is not None}
+    canonical(metric, names(has_positive=bool(scored.positives)))
+    labels = judged(scored, bundle.classes, positive_class=bundle.positive_class)
     return Candidate(
-        metrics=metrics_of(scored, groups, bundle.classes, positive_class=positive_class),
+        metrics=metrics_of(scored, groups, bundle.classes, positive_class=bundle.positive_class),
         num_images=len(answers.rows),
         num_groups=len(np.unique(groups)),
-        num_positive=next(iter(positives.values()), None),
+        num_positive=int(scored.truth.sum()) if scored.positives else None,
         slices=tuple(Slice(c.name, c.num_images, c.accuracy) for c in slices(answers)),
         labels=tuple(name for name in labels if name),
-        positive_label=next(iter(positives), ""),
     )
-
-
-def _positive_class(s: Services, bundle: Bundle) -> str | None:
-    """Of a bundle with several labels, the project's, which one of them may have among its values."""
-    from tire_pipeline.datasets.several_labels import values_by_label
-
-    return s.settings.positive_class if values_by_label(bundle.classes) else bundle.positive_class
 
 
 def _champion(
@@ -105,8 +95,7 @@ def _champion(
         if unknown := sorted(classes - set(bundle.classes)):
             return Champion(champion.version, unknown_classes=tuple(unknown), num_learnt=num_learnt)
         theirs = on_test(bundle)
-        positive_class = _positive_class(s, mine)
-        challenged = judged(theirs.scored, bundle.classes, positive_class=positive_class)
-    challenging = judged(answers.scored, mine.classes, positive_class=positive_class)
+        challenged = judged(theirs.scored, bundle.classes, positive_class=mine.positive_class)
+    challenging = judged(answers.scored, mine.classes, positive_class=mine.positive_class)
     comparison = compare([*challenging.values()], [*challenged.values()], answers.groups, alpha=alpha)
     return Champion(champion.version, comparison, num_learnt=num_learnt)

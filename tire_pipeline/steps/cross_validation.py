@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tire_pipeline.refs import CrossValidationRef, SnapshotRef
+from tire_pipeline.several_labels import membership, positives
 from tire_pipeline.steps import pretrained
 from tire_pipeline.steps.candidates import positive_class_of
 from tire_pipeline.steps.data import Progress
@@ -35,7 +36,6 @@ def cross_validate(
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.datasets.cache import open_images
-    from tire_pipeline.datasets.several_labels import membership
     from tire_pipeline.evaluation.by_label import metrics_of
     from tire_pipeline.metrics import Scored, canonical, names
     from tire_pipeline.registry.gate import Gate, reaches
@@ -67,9 +67,9 @@ def cross_validate(
     combined, weights = membership(classes), pretrained.fetched(s, config)
     p_NK = fit_and_answer(images, y_N, folds, config, membership_KV=combined, weights=weights, on_fold=on_fold)
     predicted_N = p_NK.argmax(axis=1)
-    scored = Scored(y_N, p_NK, predicted_N, None if positive is None else classes.index(positive))
+    scored = Scored(y_N, p_NK, predicted_N, positives(classes, positive))
     groups = splits.joined_groups(usable, links)
-    metrics = metrics_of(scored, groups, classes, positive_class=s.settings.positive_class)
+    metrics = metrics_of(scored, groups, classes, positive_class=positive)
     rows = [
         {"fold": f.name, "num_images": len(f.test), "accuracy": float(np.mean(predicted_N[f.test] == y_N[f.test]))}
         for f in folds

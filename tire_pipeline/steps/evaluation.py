@@ -71,12 +71,12 @@ def _report(
     from tire_pipeline.evaluation.pictures import draw_all
 
     test = everything.where((everything.rows["side"] == "test").to_numpy())
-    record = report.measure(bundle, test, positive_class=s.settings.positive_class)
+    record = report.measure(bundle, test)
     if robust:
         record["robustness"] = _robustness(bundle, test, folder)
     report.write(record, everything, folder)
     _write_card(s, trained, record, everything, sides, folder)
-    draw_all(test, bundle.classes, folder)
+    draw_all(test, bundle.classes, folder, positive_class=bundle.positive_class)
     return record
 
 

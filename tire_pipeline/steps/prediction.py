@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.steps.data import Progress
-from tire_pipeline.steps.live import live
+from tire_pipeline.steps.live import live, stored_bundle
 
 if TYPE_CHECKING:
     from tire_pipeline.serving.predictor import ImageClassifier
@@ -175,14 +175,14 @@ def _read_listing(listing: Path, path_column: str, label_column: str) -> Listing
 
 
 def _classifier(bundle: Path | None, services: Services | None) -> ImageClassifier:
+    """The bundle's, or that of the model in production."""
     from tire_pipeline.serving.predictor import ImageClassifier
 
-    return ImageClassifier.load(bundle or _production_bundle(live(services)))
-
-
-def _production_bundle(s: Services) -> str:
-    """Address of the bundle in production."""
+    if bundle:
+        return ImageClassifier.load(bundle)
+    s = live(services)
     champion = s.tracking.by_alias("production")
     if champion is None:
         raise InputError("No model is in production yet. Name a bundle with --bundle, or promote a model.")
-    return f"s3://{s.settings.bucket}/{champion.tags['tire.bundle']}"
+    with stored_bundle(s, champion.tags["tire.bundle"]) as stored:
+        return ImageClassifier.load(stored.path)  # which then needs its files no more

@@ -168,7 +168,7 @@ def _scored(bundle: Path, rows: list[dict[str, Any]]) -> Scored:
         y_N=np.array([index[row["truth"]] for row in rows]),
         p_NK=np.array([[row["probabilities"][c] for c in loaded.classes] for row in rows]),
         predicted_N=np.array([index[row["label"]] for row in rows]),
-        positive=None if loaded.positive_class is None else index[loaded.positive_class],
+        positives=loaded.positives,
     )
 
 

@@ -21,7 +21,7 @@ SOURCES = (
     "metrics/values.py",
     "datasets/cache.py",
     "datasets/pixels.py",
-    "datasets/several_labels.py",
+    "several_labels.py",
 )
 
 

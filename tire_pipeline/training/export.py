@@ -18,6 +18,7 @@ from tire_pipeline.imaging import Preprocessing, normalise
 from tire_pipeline.input_gate import fit_input_gate
 from tire_pipeline.metrics import Costs, Floats, Ints
 from tire_pipeline.models import Classifier
+from tire_pipeline.several_labels import positives
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.loop import predict_logits
 from tire_pipeline.training.threshold import choose_threshold, review_band
@@ -54,10 +55,9 @@ def export(
     costs = Costs(config.cost_miss, config.cost_alarm) if config.cost_miss and config.cost_alarm else None
     threshold = 0.5
     if positive_class is not None:
-        positive = classes.index(positive_class)
-        threshold = choose_threshold(
-            p_NK[:, positive], labels_N[val] == positive, costs=costs, recall_min=config.min_recall
-        )
+        wanted = list(positives(classes, positive_class))
+        p_N, truth_N = p_NK[:, wanted].sum(axis=1), np.isin(labels_N[val], wanted)
+        threshold = choose_threshold(p_N, truth_N, costs=costs, recall_min=config.min_recall)
     bundle = Bundle(
         path=folder,
         classes=classes,

@@ -254,5 +254,5 @@ def _validate(model: Classifier, trainer: Trainer) -> EpochMetrics:
         mine_BK = trainer.source.logits(model, rows_of(examples.val, trainer.accelerator))
     logits_NK = put_together(mine_BK, len(examples.val), trainer.accelerator)
     p_NK, y_N = logits_NK.softmax(dim=1).numpy(), examples.labels_N[examples.val]
-    metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1), None))
+    metrics = point(Scored(y_N, p_NK, p_NK.argmax(axis=1)))
     return {"val/loss": metrics.pop("log_loss"), **{f"val/{k}": v for k, v in metrics.items()}}

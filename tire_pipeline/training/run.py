@@ -14,10 +14,10 @@ import numpy as np
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.datasets.cache import ImageCache, open_images
-from tire_pipeline.datasets.several_labels import membership
 from tire_pipeline.datasets.snapshots import Snapshot
 from tire_pipeline.errors import Interrupted
 from tire_pipeline.refs import SplitRef, TrainedRef
+from tire_pipeline.several_labels import membership
 from tire_pipeline.stores.objects import ObjectStore
 from tire_pipeline.stores.tracking import Tracking
 from tire_pipeline.training.cache_key import cache_key, code_digest, nearest, parts

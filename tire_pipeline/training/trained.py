@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tire_pipeline.bundle import Bundle
-from tire_pipeline.datasets.several_labels import membership
+from tire_pipeline.several_labels import membership
 from tire_pipeline.training.config import TrainingConfig
 from tire_pipeline.training.network import rebuild_network
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -158,5 +158,5 @@ def test_what_the_input_gate_refuses_is_owed_a_review(bundle: Bundle, make_answe
     assert gated(bundle, test, [3, 0]) == ([(label[3], decision[3]), (label[0], decision[0])], 0)
     images = np.random.default_rng(0).integers(90, 110, (9, 16, 16, 3), np.uint8)
     gate = fit_input_gate(images, np.arange(6), np.arange(9))
-    closed = Bundle(**{**vars(bundle), "input_gate": gate})
+    closed = replace(bundle, input_gate=gate)
     assert gated(closed, test, [3, 0]) == ([(label[3], "review"), (label[0], "review")], 2)

@@ -13,10 +13,10 @@ def scored(seed: int = 0, n: int = 200, num_classes: int = 2, costs: Costs | Non
     y_N = rng.integers(0, num_classes, n)
     p_NK = rng.dirichlet(np.ones(num_classes), n).round(2) + np.eye(num_classes)[y_N] * 0.4
     p_NK /= p_NK.sum(axis=1, keepdims=True)
-    return Scored(y_N, p_NK, p_NK.argmax(axis=1), 1, costs or Costs())
+    return Scored(y_N, p_NK, p_NK.argmax(axis=1), (1,), costs or Costs())
 
 
 def right_where(correct_N: np.ndarray, y_N: np.ndarray, costs: Costs | None = None) -> Scored:
     """A model of two classes that is right on just these images."""
     predicted_N = np.where(correct_N, y_N, 1 - y_N)
-    return Scored(y_N, 0.1 + 0.8 * np.eye(2)[predicted_N], predicted_N, 1, costs or Costs())
+    return Scored(y_N, 0.1 + 0.8 * np.eye(2)[predicted_N], predicted_N, (1,), costs or Costs())

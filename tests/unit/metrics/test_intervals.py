@@ -72,7 +72,7 @@ def test_intervals_hold_the_truth_about_19_times_in_20() -> None:
     held = dict.fromkeys(("accuracy", "balanced_accuracy", "log_loss", "auroc"), 0)
     for _ in range(120):
         rows = rng.choice(20_000, 150, replace=False)
-        s = metrics.Scored(pool.y_N[rows], pool.p_NK[rows], pool.predicted_N[rows], 1)
+        s = metrics.Scored(pool.y_N[rows], pool.p_NK[rows], pool.predicted_N[rows], (1,))
         got = metrics.with_intervals(s, np.arange(150))
         for name in held:
             held[name] += got[f"{name}_low"] <= truth[name] <= got[f"{name}_high"]

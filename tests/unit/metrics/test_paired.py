@@ -52,13 +52,13 @@ def test_shots_of_one_tyre_widen_the_bounds_and_what_both_find_hard_does_not() -
 
 
 def test_without_a_positive_class_there_is_no_recall_to_compare() -> None:
-    s = Scored(Y, np.eye(2)[Y], Y, None)
+    s = Scored(Y, np.eye(2)[Y], Y)
     assert set(metrics.paired_differences([s], [s], ALONE)) == {"cost"}
 
 
 def test_the_costs_of_several_labels_add_up_and_the_recall_is_that_of_the_one_with_a_positive_class() -> None:
     better, worse = (right_where(np.arange(200) >= number, Y[::-1]) for number in (0, 20))  # twenty misses
-    view = [Scored(Y, np.eye(2)[given], given, None) for given in (np.where(np.arange(200) < 60, 1 - Y, Y), Y)]
+    view = [Scored(Y, np.eye(2)[given], given) for given in (np.where(np.arange(200) < 60, 1 - Y, Y), Y)]
     found = metrics.paired_differences([worse, view[1]], [better, view[0]], ALONE)
     assert found["cost"].value == pytest.approx((20 - 60) / 200)
     assert found["recall"].value == pytest.approx(-0.2)

@@ -43,7 +43,7 @@ def test_a_weight_counts_an_image_as_often_as_copies_of_it_would(num_classes: in
     got = weighted(s, w_BN.astype(float))
     for b, w_N in enumerate(w_BN):
         rows = np.repeat(np.arange(200), w_N)
-        copies = metrics.Scored(s.y_N[rows], s.p_NK[rows], s.predicted_N[rows], 1, s.costs)
+        copies = metrics.Scored(s.y_N[rows], s.p_NK[rows], s.predicted_N[rows], (1,), s.costs)
         assert {k: v[b] for k, v in got.items()} == pytest.approx(metrics.point(copies))
 
 
@@ -61,10 +61,11 @@ def test_a_thousand_classes_take_no_more_memory_than_their_probabilities() -> No
 
 def test_a_miss_costs_what_a_miss_costs_and_an_alarm_what_an_alarm_costs() -> None:
     y_N, given_N = np.array([1, 1, 0, 0, 2]), np.array([0, 1, 1, 0, 0])
-    s = metrics.Scored(y_N, np.eye(3)[given_N], given_N, 1, metrics.Costs(miss=20, alarm=2))
+    s = metrics.Scored(y_N, np.eye(3)[given_N], given_N, (1,), metrics.Costs(miss=20, alarm=2))
     assert s.cost.tolist() == [20, 0, 2, 0, 1]
     assert metrics.point(s)["cost"] == pytest.approx(23 / 5)
-    assert metrics.Scored(y_N, s.p_NK, given_N, None).cost.tolist() == [1, 0, 1, 0, 1]
+    assert metrics.Scored(y_N, s.p_NK, given_N).cost.tolist() == [1, 0, 1, 0, 1]
+    assert metrics.Scored(y_N, s.p_NK, given_N, (0, 1), s.costs).cost.tolist() == [1, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize("given", [{"miss": 0}, {"alarm": -1}, {"miss": math.inf}, {"alarm": math.nan}])

@@ -261,7 +261,7 @@ def test_only_the_last_used_bundles_are_kept_on_disk(world: World, make_bundle: 
 def test_a_bundle_without_golden_images_is_not_served(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     shutil.rmtree(bundle.path / "golden")
-    Bundle(**{**vars(bundle), "golden": {}}).save()
+    replace(bundle, golden={}).save()
     with pytest.raises(InputError, match="no golden images"):
         load_model(bundle.path)
 

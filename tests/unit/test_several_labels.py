@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tire_pipeline.datasets.labels import Columns, Labelled, from_csv
-from tire_pipeline.datasets.several_labels import combine, membership, take_apart, values_by_label
 from tire_pipeline.errors import InputError
+from tire_pipeline.several_labels import combine, membership, positives, take_apart, values_by_label
 
 CLASSES = ["condition=bad;view=side", "condition=good;view=side", "condition=good;view=tread"]
 
@@ -58,3 +58,22 @@ def test_membership_says_which_values_each_class_has() -> None:
     assert values_by_label(CLASSES) == {"condition": ["bad", "good"], "view": ["side", "tread"]}
     assert membership(CLASSES) == [[True, False, True, False], [False, True, True, False], [False, True, False, True]]
     assert membership([*CLASSES, "plain"]) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "named", "expected"),
+    [
+        (["bad", "good"], "bad", (0,)),
+        (["bad", "good"], "defective", ()),
+        (["bad", "good"], None, ()),
+        (CLASSES, "bad", (0,)),
+        (CLASSES, "good", (1, 2)),
+        (CLASSES, "condition=good;view=tread", (2,)),
+        (["tread=bad;wall=good", "tread=good;wall=bad", "tread=good;wall=good"], "bad", (0, 1)),
+        (CLASSES[1:], "good", ()),  # nothing would be left that is not
+    ],
+)
+def test_positive_is_the_class_of_that_name_or_what_combines_it(
+    classes: list[str], named: str | None, expected: tuple[int, ...]
+) -> None:
+    assert positives(classes, named) == expected

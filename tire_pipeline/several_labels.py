@@ -49,6 +49,13 @@ def values_by_label(classes: Sequence[str]) -> dict[str, list[str]]:
     return {label: sorted({values[label] for values in apart}) for label in labels}
 
 
+def positives(classes: Sequence[str], positive_class: str | None) -> tuple[int, ...]:
+    """Indices of the classes that are positive: the one of that name, else those that have it as a label's value.
+    None where all of them would be."""
+    found = [i for i, name in enumerate(classes) if positive_class in (name, *take_apart(name).values())]
+    return tuple(found) if len(found) < len(classes) else ()
+
+
 def membership(classes: Sequence[str]) -> list[list[bool]] | None:
     """Which values (columns, label by label) each class (row) combines. None for plain classes."""
     known = values_by_label(classes)
