@@ -16,7 +16,7 @@ def docker_answers(*command: str) -> bool:
         return False
 
 
-def needs_image(name: str, *, how: str = "") -> pytest.MarkDecorator:
-    """Skips where no engine answers that has the image; `how` says how to get it."""
-    reason = f"needs a Docker engine and the image {name}" + (f" ({how})" if how else "")
-    return pytest.mark.skipif(not docker_answers("image", "inspect", name), reason=reason)
+def needs_image(*names: str, how: str = "") -> pytest.MarkDecorator:
+    """Skips where no engine answers that has the images; `how` says how to get them."""
+    reason = f"needs a Docker engine and {', '.join(names)}" + (f" ({how})" if how else "")
+    return pytest.mark.skipif(not docker_answers("image", "inspect", *names), reason=reason)

