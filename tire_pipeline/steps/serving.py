@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tire_pipeline.wiring import Services
 
 log = logging.getLogger(__name__)
-SERVER_IMAGES_MAX = 1000
 FETCHERS = 8  # originals that are in memory beside a request's
 FORMATS = ("onnx", "int8")
 
@@ -137,7 +136,7 @@ def _parities(
     s: Services, bundle: Bundle, original: Bundle, network: Any, server: Server, test: Answers
 ) -> dict[Parity, ParityLimits]:
     """torch, ONNX, INT8 where the bundle is, and the server, each beside the next on the test images, and what may
-    differ; of the images, the server is sent the first thousand as files."""
+    differ; the server is sent their files."""
     from tire_pipeline.evaluation.answers import probabilities
     from tire_pipeline.evaluation.parity import ParityLimits, compare
     from tire_pipeline.evaluation.torch_answers import torch_probabilities
@@ -165,7 +164,7 @@ def _served(s: Services, bundle: Bundle, server: Server, test: Answers) -> tuple
     from tire_pipeline.evaluation.answers import gated
     from tire_pipeline.evaluation.serving_check import answers
 
-    keys = list(test.rows["key"][:SERVER_IMAGES_MAX])
+    keys = list(test.rows["key"])
     served = answers(bundle, server, s.objects.get_many(keys, workers=FETCHERS, ahead=FETCHERS))
     if left_out := len(keys) - len(served.places):
         log.warning(
