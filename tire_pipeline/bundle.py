@@ -111,11 +111,6 @@ class Bundle:
         (self.path / MANIFEST).write_bytes(data)
         return replace(self, digest=hashlib.sha256(data).hexdigest())
 
-    @cached_property
-    def positives(self) -> tuple[int, ...]:
-        """Indices of the classes that are, or have, the positive one."""
-        return positives(self.classes, self.positive_class)
-
     def decide(self, probabilities_K: Sequence[float] | Floats) -> tuple[str, float, str]:
         """(label, its probability, decision) of one image.
 
@@ -129,12 +124,17 @@ class Bundle:
         if self.positive_class is None:
             best = int(np.argmax(p_K))
             return self.classes[best], p_K[best], "accept" if p_K[best] >= high else "review"
-        wanted = self.positives
+        wanted = set(self.positives)
         p_positive = sum(p_K[i] for i in wanted)
         is_positive = p_positive >= self.threshold
         label = max((i for i in range(len(p_K)) if (i in wanted) == is_positive), key=lambda i: p_K[i])
         decision = "review" if low < p_positive < high else self.positive_class if is_positive else "good"
         return self.classes[label], p_K[label], decision
+
+    @cached_property
+    def positives(self) -> tuple[int, ...]:
+        """Indices of the classes that are, or have, the positive one."""
+        return positives(self.classes, self.positive_class)
 
     def golden_images(self) -> list[tuple[bytes, list[float]]]:
         """(PNG bytes, expected calibrated probabilities (K,)) of each golden image. InputError when one is missing."""

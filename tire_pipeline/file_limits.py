@@ -1,4 +1,8 @@
-"""What an encoded image may ask of its decoder: little beside its size, whatever its metadata says."""
+"""What an encoded image may ask of its decoder: little beside its size, whatever its metadata says.
+
+Pillow reads metadata in Python, entry by entry, and makes an object of each. These checks go through it as Pillow
+would, in less time, and stop where it becomes too much. What is damaged is left to Pillow, which reads up to there.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +15,56 @@ import numpy as np
 
 from tire_pipeline.errors import InputError
 
-JPEG_START = b"\xff\xd8\xff"
+JPEG_START, PNG_START, TIFF_STARTS = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II", b"MM")
 EXIF_START = b"Exif\0\0"
 EXIF_SEGMENTS_MAX = 64
+SEGMENTS_MAX = 4096  # of a JPEG before its pixels, and of a PNG's chunks beside them; a large profile has 255
+PADDING_MAX = 2**20
+CHUNKS_MAX = 100_000  # of a PNG's pixels; the usual one has 8 KB or more
 SCAN_BYTES_MIN = 10  # of a JPEG's SOS segment (ITU-T T.81, B.2.3)
-JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # with a length behind it, or the end (T.81, table B.1)
-ENTRIES_MAX = 4096  # of a TIFF's directories; cameras write about 60
-NUMBERS_MAX = 100_000  # in them; five million took Pillow 1.6 GB and 8 s
-NUMBER_BYTES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by type (TIFF 6.0, p. 15)
-LONG, IFD, LONG8 = 4, 13, 16
+ENTRIES_MAX = 65_535  # of a TIFF's directories; cameras write about 60
+NUMBERS_MAX = 400_000  # in them; five million took Pillow 1.6 GB and 8 s
+# Bytes of a value by its type (TIFF 6.0, p. 15); those of types 1, 2 and 7 stay bytes.
+NUMBER_SIZES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
 SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+# JPEG's markers with a length behind them (T.81, table B.1): those that libjpeg steps over, or the end; Pillow's.
+JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+PILLOWS_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xda-\xef\xfe]")
+SOS, APP1 = 0xDA, 0xE1
 
 
-def check_exif_segments(data: bytes) -> None:
-    """Raises InputError for a JPEG with EXIF data in many segments.
-
-    Pillow joins them in quadratic time: 16 MB of small ones take a minute.
-    """
-    if (num := data.count(EXIF_START)) > EXIF_SEGMENTS_MAX:
-        raise InputError(f"The file holds EXIF data in {num} pieces. Export the picture again.")
+def check_metadata(data: bytes) -> None:
+    """Raises InputError for an encoded image whose metadata would take Pillow seconds, or memory by the gigabyte."""
+    if data.startswith(JPEG_START):
+        _check_segments(data)
+    elif data.startswith(PNG_START):
+        _check_chunks(data)
+    elif data.startswith(TIFF_STARTS):
+        check_directories(data)
 
 
 def check_directories(data: bytes) -> None:
-    """Raises InputError for a TIFF, or EXIF data, with long lists of numbers, such as the places of its strips.
-
-    Pillow makes an object of each. What is damaged is left to Pillow, which reads up to there.
-    """
+    """Raises InputError for a TIFF, or EXIF data, with long lists of numbers, such as the places of its strips."""
+    if len(data) <= NUMBERS_MAX:
+        return  # Pillow reads no more values than there are bytes
     num_entries = num_numbers = 0
     pending, seen = [_first_directory(data)], set[int]()
     while pending:
-        if (at := pending.pop()) in seen:
+        if (at := pending.pop()) in seen or at < 0:
             continue
         seen.add(at)
         for tag, kind, count, value in _entries(data, at):
             num_entries += 1
-            size = count * NUMBER_BYTES.get(kind, 0)
-            num_numbers += count if 0 < size <= len(data) else 0
+            size = count * NUMBER_SIZES.get(kind, 0)
+            num_numbers += count if 0 < size <= len(data) else 0  # Pillow steps over what cannot be
             if num_entries > ENTRIES_MAX or num_numbers > NUMBERS_MAX:
                 raise InputError(
                     f"The picture's metadata lists more than {NUMBERS_MAX} numbers or {ENTRIES_MAX} entries, as a TIFF "
                     "of very many strips does. Export it again."
                 )
-            if tag in SUB_DIRECTORIES:
-                if kind not in (LONG, IFD, LONG8):
-                    raise InputError("The picture's EXIF data is nowhere. Export the picture again.")
-                pending.append(value if kind == LONG8 else value & 0xFFFFFFFF)
+            if tag in SUB_DIRECTORIES and kind in INTEGERS:
+                pending.append(_first_number(data, kind, size, value))
 
 
 def check_scans(data: bytes, num_pixels: int, max_scan_pixels: int) -> None:
@@ -72,15 +81,60 @@ def num_scans(data: bytes) -> int:
     """SOS markers of the picture itself: none of a preview within a segment, or of what follows the end."""
     at, num = 2, 0
     while (found := JPEG_MARKER.search(data, at)) and (marker := found[0][1]) != 0xD9:
-        num += marker == 0xDA
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+        num += marker == SOS
+        at = found.end() + _length(data, found.end())
     return num
+
+
+def has_metadata(data: bytes) -> bool:
+    """Whether a JPEG has an APP1 segment before its pixels, as one with EXIF or XMP data has."""
+    return any(marker == APP1 for marker, _, _ in _segments(data))
 
 
 def _num_scans_at_most(data: bytes) -> int:
     """SOS markers, with what looks like one."""
     pairs = (np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset) for offset in (0, 1))
     return sum(int(np.count_nonzero(pair == 0xDAFF)) for pair in pairs)
+
+
+def _check_segments(data: bytes) -> None:
+    padding, end = 0, 2
+    exif = list[bytes]()
+    for number, (marker, start, stop) in enumerate(_segments(data)):
+        padding, end = padding + start - 4 - end, stop
+        if number == SEGMENTS_MAX or padding > PADDING_MAX:
+            raise InputError(
+                f"The JPEG has more than {SEGMENTS_MAX} segments or {PADDING_MAX >> 20} MiB of padding before its "
+                "pixels. Export it again."
+            )
+        if marker == APP1 and data.startswith(EXIF_START, start):
+            exif.append(data[start + len(EXIF_START) : stop])
+    if len(exif) > EXIF_SEGMENTS_MAX:  # Pillow joins them in quadratic time
+        raise InputError(f"The file holds EXIF data in {len(exif)} pieces. Export the picture again.")
+    check_directories(b"".join(exif))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of what each segment holds that Pillow reads: those before the pixels."""
+    at, marker = 2, 0
+    while marker != SOS and (found := PILLOWS_MARKER.search(data, at)):
+        marker, start = found[0][1], found.end() + 2
+        at = found.end() + max(2, _length(data, found.end()))
+        yield marker, start, at
+
+
+def _length(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2])
+
+
+def _check_chunks(data: bytes) -> None:
+    at, num_others, num_pixels = len(PNG_START), 0, 0
+    while at + 8 <= len(data):
+        is_pixels = data.startswith(b"IDAT", at + 4)
+        num_pixels, num_others = num_pixels + is_pixels, num_others + (not is_pixels)
+        if num_others > SEGMENTS_MAX or num_pixels > CHUNKS_MAX:
+            raise InputError(f"The PNG is made of more than {SEGMENTS_MAX} pieces. Export it again.")
+        at += 12 + int.from_bytes(data[at : at + 4])
 
 
 def _is_big(data: bytes) -> bool:
@@ -103,3 +157,12 @@ def _entries(data: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
         (number,) = length.unpack_from(data, at)
         for i in range(number):
             yield entry.unpack_from(data, at + length.size + i * entry.size)
+
+
+def _first_number(data: bytes, kind: int, size: int, value: int) -> int:
+    """Of an entry of integers, which lie in the entry itself or where that says; -1 beyond the end."""
+    inline = struct.pack(_order(data) + ("Q" if _is_big(data) else "I"), value)
+    number = struct.Struct(_order(data) + INTEGERS[kind])
+    with suppress(struct.error, OverflowError):
+        return int(number.unpack_from(*((inline, 0) if size <= len(inline) else (data, value)))[0])
+    return -1

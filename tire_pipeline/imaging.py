@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.file_limits import EXIF_START, JPEG_START, check_directories, check_exif_segments, check_scans
+from tire_pipeline.file_limits import JPEG_START, check_directories, check_metadata, check_scans, has_metadata
 
 # Whoever decodes many images has a thread a core; OpenCV's own, for one image, would cost more time than they save.
 cv2.setNumThreads(1)
@@ -31,7 +31,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000
 STRIP_PIXELS = 1_000_000
 LINEAR_SHRINK_MAX = 1.5
-TIFF_STARTS = (b"II", b"MM")
+EXIF_TEXT_MAX = 256
 TIFF_SAMPLES_MAX = 6  # Pillow's own limit
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -86,18 +86,14 @@ def decode_file(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
     file; how long it takes is for the caller to bound, where the file comes from strangers. Safe to call from several
     threads, so no warning filter is set here: those are the whole process'.
     """
-    return _by_pillow(data, max_pixels=max_pixels, count_frames=True)
+    return _by_pillow(data, max_pixels=max_pixels, describe=True)
 
 
-def _by_pillow(
-    data: bytes, *, max_pixels: int, max_scan_pixels: int | None = None, count_frames: bool = False
-) -> Decoded:
+def _by_pillow(data: bytes, *, max_pixels: int, max_scan_pixels: int | None = None, describe: bool = False) -> Decoded:
+    """Without `describe` neither camera nor time are read, and frames are not counted."""
     if not data:
         raise InputError("The file is empty (0 bytes). Export the picture again.")
-    if data.startswith(JPEG_START):
-        check_exif_segments(data)
-    if data.startswith(TIFF_STARTS):
-        check_directories(data)
+    check_metadata(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
@@ -105,9 +101,9 @@ def _by_pillow(
             if max_scan_pixels is not None and image.format in ("JPEG", "MPO"):
                 check_scans(data, image.width * image.height, max_scan_pixels)
             exif = _exif(image)
-            stated, camera, captured_at = _orientation(exif), _camera(exif), _captured_at(exif)
-            frames = getattr(image, "n_frames", 1) if count_frames else 1  # quadratic in the pages of a TIFF
-            kind, mode = image.format or "", image.mode
+            stated, kind, mode = _orientation(exif), image.format or "", image.mode
+            camera, captured_at = (_camera(exif), _captured_at(exif)) if describe else ("", "")
+            frames = getattr(image, "n_frames", 1) if describe else 1  # quadratic in the pages of a TIFF
             image.load()
             pixels = _upright_rgb(image, _orientation(image.getexif()))  # Pillow turns TIFF itself while loading
             return Decoded(pixels, kind, mode, camera, stated, captured_at, frames)
@@ -243,9 +239,10 @@ def _sharpness(grey_HW: Pixels) -> float:
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    """Pillow reads the values of this when they are asked for."""
+    """What Pillow found, wherever in the file; it reads the values when they are asked for."""
     exif = image.getexif()
-    check_directories(image.info.get("exif", b"").removeprefix(EXIF_START).removeprefix(EXIF_START))
+    if isinstance(file := getattr(exif, "fp", None), io.BytesIO):
+        check_directories(file.getvalue())
     return exif
 
 
@@ -255,16 +252,20 @@ def _orientation(exif: Image.Exif) -> int:
 
 
 def _camera(exif: Image.Exif) -> str:
-    return str(exif.get(ExifTags.Base.Model, "")).strip("\0 ")
+    return _text(exif.get(ExifTags.Base.Model))
 
 
 def _captured_at(exif: Image.Exif) -> str:
-    stated = str(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
+    stated = _text(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal))
     try:
         # EXIF knows no zone, and none is invented.
         return datetime.strptime(stated, "%Y:%m:%d %H:%M:%S").isoformat()  # noqa: DTZ007
     except ValueError:
         return ""
+
+
+def _text(value: object) -> str:
+    return value.strip("\0 ") if isinstance(value, str) and len(value) <= EXIF_TEXT_MAX else ""
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -318,22 +319,11 @@ def _rgb(image: Image.Image) -> Pixels:
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether the metadata of a JPEG (EXIF, or XMP in its stead; both in an APP1 segment) wants the picture turned."""
-    if not _has_metadata(data):
-        return False
     try:
-        check_exif_segments(data)
+        check_metadata(data)
+        if not has_metadata(data):
+            return False
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             return bool(_exif(image).get(ExifTags.Base.Orientation, 1) != 1)
     except Exception:  # whatever it is, `decode_file` says it better
         return True
-
-
-def _has_metadata(data: bytes) -> bool:
-    """Whether an APP1 segment stands before the picture data (ITU-T T.81, B.1.1). What is no JPEG has one, too."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in (0xE1, 0xDA):  # APP1, or the start of the scan
-            return marker == 0xE1
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return True

@@ -50,9 +50,11 @@ def values_by_label(classes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def positives(classes: Sequence[str], positive_class: str | None) -> tuple[int, ...]:
-    """Indices of the classes that are positive: the one of that name, else those that have it as a label's value.
-    None where all of them would be."""
-    found = [i for i, name in enumerate(classes) if positive_class in (name, *take_apart(name).values())]
+    """Indices of the classes that are positive: the one of that name or, where classes combine several labels, those
+    that have it among their values. None where all of them would be."""
+    combined = bool(values_by_label(classes))
+    names = [take_apart(name).values() if combined else (name,) for name in classes]
+    found = [i for i, values in enumerate(names) if positive_class in values]
     return tuple(found) if len(found) < len(classes) else ()
 
 

@@ -323,7 +323,7 @@ def test_several_label_columns_make_one_model_that_is_judged_and_served_for_each
         "balanced_accuracy", threshold=0.5, limits={"recall_min": 0.7}, model=registered, services=live
     )
     rules = [v["rule"] for v in made.evidence["verdicts"]]
-    assert rules[:4] == ["metric", "metric of condition", "metric of light", "recall"]
+    assert rules[:4] == ["metric", "metric of condition", "metric of light", "recall of condition"]
     answers = steps.predict([folder / "defective", folder / "good"], services=live)
     assert {a["decision"] for a in answers} <= {"defective", "good", "review"}
     agreed = ["condition=defective" in a["label"] for a in answers if a["decision"] == "defective"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def wrong_shape(bundle: Bundle) -> None:
 
 def lying(bundle: Bundle) -> None:
     golden = {name: [1 - p for p in expected] for name, expected in bundle.golden.items()}
-    Bundle(**{**bundle.__dict__, "golden": golden}).save()
+    replace(bundle, golden=golden).save()
 
 
 @pytest.mark.parametrize(

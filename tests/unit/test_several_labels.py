@@ -68,7 +68,9 @@ def test_membership_says_which_values_each_class_has() -> None:
         (["bad", "good"], None, ()),
         (CLASSES, "bad", (0,)),
         (CLASSES, "good", (1, 2)),
-        (CLASSES, "condition=good;view=tread", (2,)),
+        (CLASSES, "condition", ()),
+        (CLASSES, "condition=good;view=tread", ()),
+        ([*CLASSES, "bad"], "bad", (3,)),
         (["tread=bad;wall=good", "tread=good;wall=bad", "tread=good;wall=good"], "bad", (0, 1)),
         (CLASSES[1:], "good", ()),  # nothing would be left that is not
     ],

@@ -93,7 +93,7 @@ def _deciding(record: Mapping[str, Any]) -> Iterator[str]:
         alike = "one class counts as much as the other"
         yield f"Chosen on validation images, where {costs if at['by_cost'] else alike}, with {floor}."
         others = at["num_mistakes"] - at["num_missed"] - at["num_alarms"]
-        beside = f", beside {others} other mistakes" if others else ""
+        beside = f", beside {others} of another kind" if others else ""
         yield (
             f"On the test images that is {at['num_missed']} missed, {at['num_missed_not_reviewed']} of them without a "
             f"person's look, and {at['num_alarms']} false alarms{beside}; a person looks at {at['num_reviewed']} of "

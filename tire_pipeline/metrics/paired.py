@@ -85,9 +85,12 @@ def _counted(candidate: Sequence[Scored], champion: Sequence[Scored]) -> dict[st
     saved_N = _cost(candidate) - _cost(champion)
     counted: dict[str, tuple[Floats, Floats]] = {"cost": (saved_N, np.ones(len(saved_N)))}
     if any(s.positives for s in candidate):
-        truth_N = np.any([s.truth for s in candidate], axis=0)
-        mine_N, theirs_N = (np.any([s.given for s in labels], axis=0) for labels in (candidate, champion))
-        counted["recall"] = (mine_N.astype(float) - theirs_N) * truth_N, truth_N.astype(float)
+        truth_N = np.sum([s.truth for s in candidate], axis=0).astype(float)
+        mine_N, theirs_N = (
+            np.sum([model.given & s.truth for model, s in zip(labels, candidate, strict=True)], axis=0)
+            for labels in (candidate, champion)
+        )
+        counted["recall"] = (mine_N - theirs_N).astype(float), truth_N
     return counted
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scipy.stats import norm
 
@@ -56,12 +56,13 @@ class Candidate:
     """Figures on the locked test split: `metrics` holds name, name_low and name_high (95 % interval).
 
     Where images have several `labels`, those names are of all labels together, and `<label>/name` of each.
+    `num_positive` is by label, for those that have the positive class; of an only label by "".
     """
 
     metrics: Mapping[str, float]
     num_images: int
     num_groups: int
-    num_positive: int | None = None
+    num_positive: Mapping[str, int] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     labels: tuple[str, ...] = ()
 
@@ -139,7 +140,7 @@ def _absolute(c: Candidate, gate: Gate) -> Iterator[Verdict]:
         if f"{label}/{gate.metric}" in c.metrics:
             yield _metric(c, gate, label)
     if gate.recall_min is not None:
-        yield _recall(c, gate.recall_min)
+        yield from _recalls(c, gate.recall_min)
     if gate.slice_min is not None:
         yield _slices(c, gate.slice_min, gate.slice_images_min)
     if gate.ece_max is not None:
@@ -164,13 +165,18 @@ def _must(gate: Gate) -> str:
     return f"{'not be over' if gate.metric in LOWER_IS_BETTER else 'reach'} {gate.threshold:g}"
 
 
-def _recall(c: Candidate, recall_min: float) -> Verdict:
+def _recalls(c: Candidate, recall_min: float) -> Iterator[Verdict]:
     """The floor holds for the recall that was found; the text says how many images would prove it."""
-    found = c.metrics.get("recall", math.nan)
-    needed = images_to_prove(found, recall_min)
-    proof = f"proving it takes {needed} of them" if needed else "no number of them would prove it"
-    text = f"recall {found:.3f} on {c.num_positive or 0} positive images, must reach {recall_min:g} ({proof})"
-    return Verdict("recall", found >= recall_min, text)
+    if not c.num_positive:
+        text = f"the recall must reach {recall_min:g}, but the model has no positive class (TIRE_POSITIVE_CLASS)"
+        yield Verdict("recall", False, text)
+    for label, number in c.num_positive.items():
+        found = c.metrics.get(f"{label}/recall" if label else "recall", math.nan)
+        needed = images_to_prove(found, recall_min)
+        proof = f"proving it takes {needed} of them" if needed else "no number of them would prove it"
+        recall = f"{_words('recall', label)} {found:.3f} on {number} positive images"
+        rule = f"recall of {label}" if label else "recall"
+        yield Verdict(rule, found >= recall_min, f"{recall}, must reach {recall_min:g} ({proof})")
 
 
 def images_to_prove(share: float, floor: float, *, alpha: float = 0.05) -> int | None:

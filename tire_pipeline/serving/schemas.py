@@ -73,7 +73,9 @@ class ChallengerAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """The model that answers now, as the page at `/` shows it. `positive_class` is null where there is none."""
+    """The model that answers now, as the page at `/` shows it. `positive_class` is null where there is none; where the
+    classes combine several labels it is a value of one, and the threshold is on the sum of the classes that have it.
+    """
 
     project: str
     version: int

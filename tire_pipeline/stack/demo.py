@@ -183,15 +183,16 @@ def _ask_server(live: Services, folder: Path, version: int, *, say: Say) -> list
     deadline = time.monotonic() + SERVE_S
     while time.monotonic() < deadline:
         try:
-            files = [("images", (f"{p.parent.name}/{p.name}", p.read_bytes(), "image/jpeg")) for p in pictures]
-            answer = httpx.post(f"{live.settings.serving_url}/predict", files=files, timeout=30)
-            if answer.status_code == httpx.codes.UNAUTHORIZED:
-                say("The server answers only those with an API key (TIRE_API_KEYS), so it was not asked.")
-                return []
-            body = answer.json() if answer.status_code == 200 else {}
-            found: list[dict[str, Any]] = body.get("predictions", []) if isinstance(body, dict) else body
-            if found and all(a.get("model_version") in (version, str(version)) for a in found):
-                return found
+            ready = httpx.get(f"{live.settings.serving_url}/readyz", timeout=30)
+            if ready.status_code == httpx.codes.OK and ready.json()["model_version"] == version:
+                files = [("images", (f"{p.parent.name}/{p.name}", p.read_bytes(), "image/jpeg")) for p in pictures]
+                answer = httpx.post(f"{live.settings.serving_url}/predict", files=files, timeout=30)
+                if answer.status_code == httpx.codes.UNAUTHORIZED:
+                    say("The server answers only those with an API key (TIRE_API_KEYS), so no picture was sent.")
+                    return []
+                if answer.status_code == httpx.codes.OK:
+                    found: list[dict[str, Any]] = answer.json()["predictions"]
+                    return found
         except httpx.TransportError:
             pass
         time.sleep(0.5)

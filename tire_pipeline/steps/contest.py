@@ -69,7 +69,7 @@ def candidate_of(s: Services, bundle: Bundle, answers: Answers, metric: str) -> 
         metrics=metrics_of(scored, groups, bundle.classes, positive_class=bundle.positive_class),
         num_images=len(answers.rows),
         num_groups=len(np.unique(groups)),
-        num_positive=int(scored.truth.sum()) if scored.positives else None,
+        num_positive={name: int(label.truth.sum()) for name, label in labels.items() if label.positives},
         slices=tuple(Slice(c.name, c.num_images, c.accuracy) for c in slices(answers)),
         labels=tuple(name for name in labels if name),
     )

@@ -29,6 +29,27 @@ def bundle(tmp_path: Path) -> Bundle:
     return replace(made, review_band=(0.4, 0.6), costs=(20.0, 1.0)).save()
 
 
+COMBINED = [f"condition={c};view={v}" for c in ("defective", "good") for v in ("side", "tread")]
+
+
+@pytest.fixture
+def combined(bundle: Bundle) -> tuple[Bundle, Answers]:
+    """Two labels of 40 images: one defective side in ten is missed, one good tread in ten is an alarm, and two images
+    have the right condition and the wrong view."""
+    both = replace(bundle, classes=COMBINED)
+    y_N = np.arange(40) % 4
+    given_N = y_N.copy()
+    given_N[[0, 3, 1, 2]] = [2, 1, 0, 3]
+    p_NK = 0.05 + 0.8 * np.eye(4)[given_N]
+    images = np.zeros((40, SIZE, SIZE, 3), np.uint8)
+    light = dict.fromkeys(("brightness", "contrast", "sharpness"), 100.0)
+    shown = {"format": "PNG", "width": SIZE, "height": SIZE, "side": "test", "camera": "left", **light}
+    names = {"path": [f"{i}.png" for i in range(40)], "group": [f"tyre-{i}" for i in range(40)]}
+    rows = pd.DataFrame({**names, "label": [COMBINED[k] for k in y_N]}).assign(**shown, view=["a", "b"] * 20, ms=1.0)
+    rows, scored = as_rows(both, rows, p_NK)
+    return both, Answers(rows, scored, images, np.arange(40))
+
+
 @pytest.fixture
 def make_answers(bundle: Bundle) -> MakeAnswers:
     """Answers on red (defective) and green (good) pictures by turns; every `wrong`th has the other label."""

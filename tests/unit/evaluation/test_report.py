@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.unit.evaluation.conftest import MakeAnswers
+from tests.unit.evaluation.conftest import COMBINED, MakeAnswers
+from tests.unit.evaluation.test_card import CARD
 from tire_pipeline import metrics
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation import report
+from tire_pipeline.evaluation.answers import Answers
+from tire_pipeline.evaluation.card import as_markdown
+from tire_pipeline.evaluation.pictures import draw_all
 from tire_pipeline.evaluation.robustness import CONDITIONS, robustness
 
 
@@ -39,6 +44,24 @@ def test_the_operating_point_counts_what_a_person_would_and_would_not_see(
     assert found["num_mistakes"] == found["num_missed"] + found["num_alarms"] == wrong.sum() == 6
     assert found["num_mistakes_not_reviewed"] == (wrong & ~reviewed).sum()
     assert (found["cost_miss"], found["threshold"], found["review_band"]) == (20.0, 0.5, [0.4, 0.6])
+
+
+def test_what_combines_the_positive_class_is_positive_and_other_mistakes_are_neither_misses_nor_alarms(
+    combined: tuple[Bundle, Answers], tmp_path: Path
+) -> None:
+    record = report.measure(*combined)
+    assert record["num_positive"] == 20
+    found = record["operating_point"]
+    assert (found["num_mistakes"], found["num_missed"], found["num_alarms"]) == (4, 1, 1)
+    assert record["metrics"]["recall"] == record["metrics"]["condition/recall"] == pytest.approx(19 / 20)
+    assert record["metrics"]["condition/accuracy"] == pytest.approx(38 / 40)
+    assert record["metrics"]["view/accuracy"] == pytest.approx(38 / 40)
+    recalls = {s["name"]: s["recall"] for s in record["slices"] if s["name"].startswith("view=")}
+    assert recalls == pytest.approx({"view=a": 0.9, "view=b": 1.0})
+    text = as_markdown(replace(CARD, classes=tuple(COMBINED)), record)
+    assert "is 1 missed, 1 of them without a person's look, and 1 false alarms, beside 2 of another kind;" in text
+    draw_all(combined[1], COMBINED, tmp_path, positive_class="defective")
+    assert (tmp_path / "pr_roc.png").is_file()
 
 
 def test_figures_that_are_no_numbers_become_null(bundle: Bundle, make_answers: MakeAnswers, tmp_path: Path) -> None:

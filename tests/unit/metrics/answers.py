@@ -16,6 +16,13 @@ def scored(seed: int = 0, n: int = 200, num_classes: int = 2, costs: Costs | Non
     return Scored(y_N, p_NK, p_NK.argmax(axis=1), (1,), costs or Costs())
 
 
+def as_one(s: Scored) -> Scored:
+    """The same answers to the question whether an image is positive, whatever else it is."""
+    score = s.p_NK[:, list(s.positives)].sum(axis=1)
+    truth, given = (np.isin(of, s.positives).astype(int) for of in (s.y_N, s.predicted_N))
+    return Scored(truth, np.stack([1 - score, score], axis=1), given, (1,), s.costs)
+
+
 def right_where(correct_N: np.ndarray, y_N: np.ndarray, costs: Costs | None = None) -> Scored:
     """A model of two classes that is right on just these images."""
     predicted_N = np.where(correct_N, y_N, 1 - y_N)

@@ -56,6 +56,16 @@ def test_without_a_positive_class_there_is_no_recall_to_compare() -> None:
     assert set(metrics.paired_differences([s], [s], ALONE)) == {"cost"}
 
 
+def test_a_defect_that_is_found_in_the_wrong_place_is_not_found() -> None:
+    """Two labels may both have the positive class: what one of them misses, the other's alarm does not make good."""
+    none_N = np.zeros(200, int)
+    right, swapped = ([Scored(y_N, np.eye(2)[given_N], given_N, (1,)) for y_N, given_N in pairs] for pairs in (
+        [(Y, Y), (none_N, none_N)], [(Y, none_N), (none_N, Y)]
+    ))  # fmt: skip
+    assert metrics.paired_differences(swapped, right, ALONE)["recall"].value == -1.0
+    assert metrics.paired_differences(right, right, ALONE)["recall"].value == 0.0
+
+
 def test_the_costs_of_several_labels_add_up_and_the_recall_is_that_of_the_one_with_a_positive_class() -> None:
     better, worse = (right_where(np.arange(200) >= number, Y[::-1]) for number in (0, 20))  # twenty misses
     view = [Scored(Y, np.eye(2)[given], given) for given in (np.where(np.arange(200) < 60, 1 - Y, Y), Y)]

@@ -1,11 +1,12 @@
 import math
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from tests.unit.metrics.answers import right_where, scored
+from tests.unit.metrics.answers import as_one, right_where, scored
 from tire_pipeline import metrics
 from tire_pipeline.errors import InputError
 from tire_pipeline.metrics.values import weighted
@@ -34,6 +35,18 @@ def test_every_metric_agrees_with_scikit_learn(seed: int, num_classes: int) -> N
     assert {k: got[k] for k in expected} == pytest.approx(expected, abs=1e-6)
     assert set(got) == set(metrics.names(has_positive=True))
     assert (metrics.confusion(s) == sk.confusion_matrix(s.y_N, s.predicted_N)).all()
+
+
+OF_POSITIVES = ("precision", "recall", "specificity", "auroc", "auprc")
+
+
+def test_several_positive_classes_count_as_one() -> None:
+    s = replace(scored(num_classes=4), positives=(0, 2))
+    got, expected = metrics.point(s), metrics.point(as_one(s))
+    assert {k: got[k] for k in OF_POSITIVES} == pytest.approx({k: expected[k] for k in OF_POSITIVES})
+    got, expected = (metrics.with_intervals(answers, np.arange(200)) for answers in (s, as_one(s)))
+    ends = [f"{name}_{end}" for name in OF_POSITIVES[:3] for end in ("low", "high")]
+    assert {k: got[k] for k in ends} == pytest.approx({k: expected[k] for k in ends})
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])

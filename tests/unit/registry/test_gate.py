@@ -27,7 +27,7 @@ FIGURES = {
     **{"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "balanced_accuracy_high": 0.95},
     **{"log_loss": 0.3, "log_loss_low": 0.2, "log_loss_high": 0.4, "recall": 0.95, "ece": 0.05},
 }
-GOOD = Candidate(FIGURES, 300, 300, 150, (Slice("camera=left", 60, 0.9), Slice("camera=right", 20, 0.1)))
+GOOD = Candidate(FIGURES, 300, 300, {"": 150}, (Slice("camera=left", 60, 0.9), Slice("camera=right", 20, 0.1)))
 BETTER = Comparison(
     num_images=300,
     cost_before=0.15,
@@ -107,7 +107,8 @@ def of_label(label: str, value: float) -> dict[str, float]:
 
 SEVERAL = replace(
     GOOD,
-    metrics={**FIGURES, **of_label("condition", 0.9), **of_label("view", 0.9)},
+    metrics={**FIGURES, **of_label("condition", 0.9), **of_label("view", 0.9), "condition/recall": 0.95},
+    num_positive={"condition": 150},
     labels=("condition", "view"),
 )
 
@@ -115,12 +116,27 @@ SEVERAL = replace(
 def test_each_of_several_labels_must_be_good_enough_by_itself() -> None:
     passed = decide(SEVERAL, CHAMPION, STRICT)
     assert passed.promote
-    assert [v.rule for v in passed.verdicts][:4] == ["metric", "metric of condition", "metric of view", "recall"]
+    assert [v.rule for v in passed.verdicts][:5] == [
+        *("metric", "metric of condition", "metric of view", "recall of condition", "slices")
+    ]
     for label in ("condition", "view"):
         worse = replace(SEVERAL, metrics={**SEVERAL.metrics, **of_label(label, 0.79)})
         decision = decide(worse, CHAMPION, STRICT)
         assert failed(decision) == [f"metric of {label}"]
         assert f"balanced accuracy of {label} 0.790 [0.740, 0.840]" in decision.reason
+
+
+def test_each_label_that_has_the_positive_class_must_find_it() -> None:
+    both = replace(SEVERAL, metrics={**SEVERAL.metrics, "view/recall": 0.89}, num_positive={"condition": 9, "view": 50})
+    decision = decide(both, None, STRICT)
+    assert failed(decision) == ["recall of view"]
+    assert "recall of view 0.890 on 50 positive images" in decision.reason
+
+
+def test_a_floor_of_the_recall_without_a_positive_class_is_refused_with_that_reason() -> None:
+    decision = decide(replace(GOOD, num_positive={}), None, STRICT)
+    assert failed(decision) == ["recall"]
+    assert "the model has no positive class" in decision.reason
 
 
 def test_the_reason_says_how_many_things_the_images_show() -> None:
