@@ -37,11 +37,36 @@ SOS, APP1 = 0xDA, 0xE1
 def check_metadata(data: bytes) -> None:
     """Raises InputError for an encoded image whose metadata would take Pillow seconds, or memory by the gigabyte."""
     if data.startswith(JPEG_START):
-        _check_segments(data)
+        check_segments(data)
     elif data.startswith(PNG_START):
         _check_chunks(data)
     elif data.startswith(TIFF_STARTS):
         check_directories(data)
+
+
+def check_segments(data: bytes) -> bool:
+    """Whether a JPEG has metadata in an APP1 segment before its pixels, as EXIF and XMP data are.
+
+    Raises InputError for very many segments, and for EXIF data that are too much.
+    """
+    at, marker, number, padding = 2, 0, 0, 0
+    metadata = list[bytes]()
+    while marker != SOS and (found := PILLOWS_MARKER.search(data, at)):
+        marker, start = found[0][1], found.end()
+        number, padding = number + 1, padding + found.start() - at
+        if number > SEGMENTS_MAX or padding > PADDING_MAX:
+            raise InputError(
+                f"The JPEG has more than {SEGMENTS_MAX} segments or {PADDING_MAX >> 20} MiB of padding before its "
+                "pixels. Export it again."
+            )
+        at = start + max(2, _length(data, start))
+        if marker == APP1:
+            metadata.append(data[start + 2 : at])
+    exif = [part.removeprefix(EXIF_START) for part in metadata if part.startswith(EXIF_START)]
+    if len(exif) > EXIF_SEGMENTS_MAX:  # Pillow joins them in quadratic time
+        raise InputError(f"The file holds EXIF data in {len(exif)} pieces. Export the picture again.")
+    check_directories(b"".join(exif))
+    return bool(metadata)
 
 
 def check_directories(data: bytes) -> None:
@@ -86,41 +111,10 @@ def num_scans(data: bytes) -> int:
     return num
 
 
-def has_metadata(data: bytes) -> bool:
-    """Whether a JPEG has an APP1 segment before its pixels, as one with EXIF or XMP data has."""
-    return any(marker == APP1 for marker, _, _ in _segments(data))
-
-
 def _num_scans_at_most(data: bytes) -> int:
     """SOS markers, with what looks like one."""
     pairs = (np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset) for offset in (0, 1))
     return sum(int(np.count_nonzero(pair == 0xDAFF)) for pair in pairs)
-
-
-def _check_segments(data: bytes) -> None:
-    padding, end = 0, 2
-    exif = list[bytes]()
-    for number, (marker, start, stop) in enumerate(_segments(data)):
-        padding, end = padding + start - 4 - end, stop
-        if number == SEGMENTS_MAX or padding > PADDING_MAX:
-            raise InputError(
-                f"The JPEG has more than {SEGMENTS_MAX} segments or {PADDING_MAX >> 20} MiB of padding before its "
-                "pixels. Export it again."
-            )
-        if marker == APP1 and data.startswith(EXIF_START, start):
-            exif.append(data[start + len(EXIF_START) : stop])
-    if len(exif) > EXIF_SEGMENTS_MAX:  # Pillow joins them in quadratic time
-        raise InputError(f"The file holds EXIF data in {len(exif)} pieces. Export the picture again.")
-    check_directories(b"".join(exif))
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of what each segment holds that Pillow reads: those before the pixels."""
-    at, marker = 2, 0
-    while marker != SOS and (found := PILLOWS_MARKER.search(data, at)):
-        marker, start = found[0][1], found.end() + 2
-        at = found.end() + max(2, _length(data, found.end()))
-        yield marker, start, at
 
 
 def _length(data: bytes, at: int) -> int:

@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.file_limits import JPEG_START, check_directories, check_metadata, check_scans, has_metadata
+from tire_pipeline.file_limits import JPEG_START, check_directories, check_metadata, check_scans, check_segments
 
 # Whoever decodes many images has a thread a core; OpenCV's own, for one image, would cost more time than they save.
 cv2.setNumThreads(1)
@@ -320,8 +320,7 @@ def _rgb(image: Image.Image) -> Pixels:
 def _may_be_turned(data: bytes) -> bool:
     """Whether the metadata of a JPEG (EXIF, or XMP in its stead; both in an APP1 segment) wants the picture turned."""
     try:
-        check_metadata(data)
-        if not has_metadata(data):
+        if not check_segments(data):
             return False
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             return bool(_exif(image).get(ExifTags.Base.Orientation, 1) != 1)
