@@ -51,14 +51,17 @@ def check_segments(data: bytes) -> bool:
     """
     at, marker, number, padding = 2, 0, 0, 0
     metadata = list[bytes]()
-    while marker != SOS and (found := PILLOWS_MARKER.search(data, at)):
-        marker, start = found[0][1], found.end()
-        number, padding = number + 1, padding + found.start() - at
+    while marker != SOS:
+        found = PILLOWS_MARKER.search(data, at)
+        number, padding = number + 1, padding + (found.start() if found else len(data)) - at
         if number > SEGMENTS_MAX or padding > PADDING_MAX:
             raise InputError(
                 f"The JPEG has more than {SEGMENTS_MAX} segments or {PADDING_MAX >> 20} MiB of padding before its "
                 "pixels. Export it again."
             )
+        if found is None:
+            break
+        marker, start = found[0][1], found.end()
         at = start + max(2, _length(data, start))
         if marker == APP1:
             metadata.append(data[start + 2 : at])

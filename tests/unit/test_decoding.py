@@ -266,6 +266,8 @@ def test_a_jpeg_of_very_many_segments_is_refused_before_they_are_read(marker: in
         for decode in (imaging.decode, imaging.decode_file):
             with pytest.raises(InputError, match="more than 4096 segments or 1 MiB of padding"):
                 decode(data[:2] + inserted + data[2:])
+    with pytest.raises(InputError, match="1 MiB of padding"):
+        imaging.decode(data[:20] + b"\xff" * 2**21)
     few = data[:2] + segment(marker, bytes(200)) * 250 + b"\xff" * 5_000 + data[2:]
     assert np.array_equal(imaging.decode(few), imaging.decode(data))
 
