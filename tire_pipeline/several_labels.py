@@ -12,7 +12,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")  # they become parts of metrics' names
 
 
 def combine(values: Mapping[str, str], *, where: str) -> str:
-    """The class of an image with these values by label; empty where it has none at all.
+    """The class of an image with these values by label, whose order does not matter; empty where it has none at all.
 
     Raises InputError where only some are there, or a name or value holds what would be misread.
     """
@@ -29,7 +29,7 @@ def combine(values: Mapping[str, str], *, where: str) -> str:
                 f"{where} has the {name} {value!r}. With several labels, their names are letters, digits, '_', '-' and "
                 "'.', and values hold no ';' or '='."
             )
-    return BETWEEN.join(f"{name}{IS}{value}" for name, value in values.items())
+    return BETWEEN.join(f"{name}{IS}{value}" for name, value in sorted(values.items()))
 
 
 def take_apart(name: str) -> dict[str, str]:

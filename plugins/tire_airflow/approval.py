@@ -26,8 +26,9 @@ class ApproveIfAsked(ApprovalOperator):
         super().__init__(defaults=self.REJECT, **kwargs)
 
     def execute(self, context: Context) -> Any:
-        if not context["params"].get("approval"):
-            self.log.info("this run goes to production without a person's approval: the trigger form asked for none")
+        params = context["params"]
+        if not params.get("approval") or params.get("target") == "staging":
+            self.log.info("nobody is asked: the trigger form asked for no approval, or for no production")
             return None
         if (left := _answer_left(context)) is not None:
             self.log.info("answered before, by %s: %s", left["responded_by_user"], left["chosen_options"])

@@ -54,6 +54,9 @@ def context(*, approval: bool, try_number: int = 1) -> dict[str, Any]:
 def test_a_run_that_asked_for_no_approval_goes_on_at_once(operator: Skipping, monkeypatch: Any) -> None:
     monkeypatch.setattr(steps, "evidence", lambda *_, **__: pytest.fail("nobody will read it"))
     assert operator.execute(context(approval=False)) is None
+    only_staging = context(approval=True)
+    only_staging["params"]["target"] = "staging"
+    assert operator.execute(only_staging) is None
 
 
 def test_the_person_who_is_asked_sees_what_the_gate_says(operator: Skipping, monkeypatch: Any) -> None:

@@ -327,12 +327,15 @@ def test_a_run_keeps_its_params_metrics_tags_and_files_and_prints_nothing(
     assert tracking.find_run("tire.cache_key", "k") is None  # it has not finished
     for step, loss in enumerate((0.5, 0.25)):
         tracking.log_metrics(run_id, {"val/loss": loss, "odd": math.nan}, step=step, at_ms=step + 1)
+    for value in (0.9, 0.8):  # measured again, by a mended metric
+        tracking.log_metrics(run_id, {"test/recall": value})
     tracking.set_tags(run_id, {"x": "ü"})
     (tmp_path / "a").mkdir()
     (tmp_path / "a/f.txt").write_text("1")
     tracking.log_folder(run_id, tmp_path, to="evaluation")
     tracking.end_run(run_id)
     assert tracking.metrics(run_id)["val/loss"] == 0.25
+    assert tracking.metrics(run_id)["test/recall"] == 0.8
     assert tracking.tags(run_id)["x"] == "ü"
     assert tracking.find_run("tire.cache_key", "k") == run_id
     assert run_id in tracking.run_url(run_id)

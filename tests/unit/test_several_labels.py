@@ -45,6 +45,7 @@ def test_a_missing_one_of_several_columns_is_named() -> None:
 def test_a_combination_comes_apart_as_it_was_made() -> None:
     values = {"condition": "bad", "view": "left side"}
     assert take_apart(combine(values, where="x")) == values
+    assert combine(dict(reversed(values.items())), where="x") == combine(values, where="x")
 
 
 @pytest.mark.parametrize("name", ["good", "a=b", "a;b", "a=;b=c", "", "=a;=b"])

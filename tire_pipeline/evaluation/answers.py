@@ -56,12 +56,17 @@ def answer(
             f"The model {bundle.candidate} knows {', '.join(bundle.classes)}, but the images are also labelled "
             f"{', '.join(unknown)}. Train a model on these classes."
         )
-    spec = bundle.preprocessing
-    images = open_images(store, usable, height=spec.height, width=spec.width, how=spec.resize, cache=cache, name=name)
+    images = images_for(store, bundle, usable, cache=cache, name=name)
     positions = np.flatnonzero(wanted)
     p_NK, ms_N = probabilities(bundle, images, positions)
     rows, scored = as_rows(bundle, usable[wanted].reset_index(drop=True), p_NK)
     return Answers(rows.assign(ms=ms_N), scored, images, positions)
+
+
+def images_for(store: ObjectStore, bundle: Bundle, usable: pd.DataFrame, *, cache: ImageCache, name: str) -> Images:
+    """The images of all rows of the snapshot `name`, as the bundle's model sees them."""
+    spec = bundle.preprocessing
+    return open_images(store, usable, height=spec.height, width=spec.width, how=spec.resize, cache=cache, name=name)
 
 
 def probabilities(bundle: Bundle, images_NHWC: Images, positions: np.ndarray) -> tuple[Floats, Floats]:
@@ -89,7 +94,10 @@ def gated(bundle: Bundle, test: Answers, places: Sequence[int]) -> tuple[list[tu
 
 
 def as_rows(bundle: Bundle, rows: pd.DataFrame, p_NK: Floats) -> tuple[pd.DataFrame, Scored]:
-    """The index rows with what the bundle decides from the probabilities, and the same as arrays."""
+    """The index rows with what the bundle decides from the probabilities, and the same as arrays. InputError for
+    probabilities that are no numbers."""
+    if odd := int(np.sum(~np.isfinite(p_NK).all(axis=1))):
+        raise InputError(f"{bundle.candidate} answers {odd} of {len(p_NK)} images with no number. Train it again.")
     decided = [bundle.decide(p_K) for p_K in p_NK]
     predicted, probability, decision = ([d[i] for d in decided] for i in range(3))
     rows = rows.assign(predicted=predicted, probability=probability, decision=decision)

@@ -16,11 +16,20 @@ from tire_pipeline.several_labels import positives, take_apart, values_by_label
 def metrics_of(
     scored: Scored, groups: npt.NDArray[Any], classes: Sequence[str], *, positive_class: str | None
 ) -> dict[str, float]:
-    """Every metric with its interval, and of several labels each label's as `<label>/<metric>`; `accuracy` is then the
-    joint one. A label that has the positive class among its values has its recall, too."""
+    """Every metric with its interval, and of several labels each label's as `<label>/<metric>`.
+
+    What is then said of all labels together is of their combination, but for the cost, which adds up over the labels as
+    in the gate, and the recall, which is the lowest of a label: a defect found under the wrong label is not found.
+    """
+    labels = by_label(scored, classes, positive_class=positive_class)
+    if labels:
+        scored = replace(scored, costs_N=np.sum([label.cost for label in labels.values()], axis=0))
     metrics = with_intervals(scored, groups)
-    for label, marginal in by_label(scored, classes, positive_class=positive_class).items():
-        metrics |= {f"{label}/{name}": value for name, value in with_intervals(marginal, groups).items()}
+    for label, own in labels.items():
+        metrics |= {f"{label}/{name}": value for name, value in with_intervals(own, groups).items()}
+    if recalls := {label: metrics[f"{label}/recall"] for label, own in labels.items() if own.positives}:
+        worst = min(recalls, key=lambda label: (recalls[label], label))
+        metrics |= {f"recall{end}": metrics[f"{worst}/recall{end}"] for end in ("", "_low", "_high")}
     return metrics
 
 

@@ -68,7 +68,8 @@ def _render(name: str, environment: Environment, card: Card, record: Mapping[str
 
 def _words(name: str) -> str:
     known = {"auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "cost": "cost an image", "brier": "Brier score"}
-    return known.get(name, name.replace("_", " ").replace("f1", "F1"))
+    label, _, metric = name.rpartition("/")
+    return known.get(metric, metric.replace("_", " ").replace("f1", "F1")) + (f" of {label}" if label else "")
 
 
 def _cell(value: object) -> object:
@@ -99,6 +100,8 @@ def _deciding(record: Mapping[str, Any]) -> Iterator[str]:
             f"person's look, and {at['num_alarms']} false alarms{beside}; a person looks at {at['num_reviewed']} of "
             f"{record['num_images']}."
         )
+        for label, (num_missed, num_alarms) in at["by_label"].items():
+            yield f"Of {label} alone that is {num_missed} missed and {num_alarms} false alarms."
     yield f"An image takes {record['ms_per_image']:.1f} ms here, decoding not counted."
 
 

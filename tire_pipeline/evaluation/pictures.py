@@ -18,6 +18,7 @@ from tire_pipeline.evaluation.answers import Answers
 from tire_pipeline.imaging import Pixels
 from tire_pipeline.metrics import Ints, Scored
 
+mpl.rcParams["text.parse_math"] = False  # a class may be called $5
 INK, ACCENT, BAD = "#22303c", "#2f6fb0", "#c0392b"
 COLUMNS = 6
 

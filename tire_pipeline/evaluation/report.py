@@ -13,9 +13,9 @@ import pandas as pd
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation.answers import Answers
-from tire_pipeline.evaluation.by_label import metrics_of
+from tire_pipeline.evaluation.by_label import by_label, metrics_of
 from tire_pipeline.evaluation.slices import slices
-from tire_pipeline.metrics import confusion, methods, names, proportion
+from tire_pipeline.metrics import Labels, Scored, confusion, methods, names, proportion
 
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
@@ -24,16 +24,17 @@ def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
     """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made."""
     s = test.scored
     metrics = metrics_of(s, test.groups, bundle.classes, positive_class=bundle.positive_class)
+    labels = by_label(s, bundle.classes, positive_class=bundle.positive_class)
     return {
         "num_images": len(s.y_N),
         "num_positive": int(s.truth.sum()) if s.positives else None,
         "classes": bundle.classes,
         "positive_class": bundle.positive_class,
         "metrics": metrics,
-        "intervals": methods(names(has_positive=bool(s.positives)), test.groups),
+        "intervals": _intervals({"": s, **labels}, test.groups),
         "confusion": confusion(s).tolist(),
         "per_class": _per_class(test, bundle.classes),
-        "operating_point": _operating_point(bundle, test),
+        "operating_point": _operating_point(bundle, test, labels),
         "slices": [asdict(found) for found in slices(test)],
         "ms_per_image": float(test.rows["ms"].median()),
     }
@@ -68,8 +69,18 @@ def _per_class(test: Answers, classes: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _operating_point(bundle: Bundle, test: Answers) -> dict[str, Any]:
-    """What the threshold and the review band, chosen on validation, come to on the test images."""
+def _intervals(labels: Labels, groups: np.ndarray) -> dict[str, str]:
+    """How each metric's interval was made, those of a label behind its name."""
+    found = dict[str, str]()
+    for label, s in labels.items():
+        own = methods(names(has_positive=bool(s.positives)), groups)
+        found |= {f"{label}/{name}" if label else name: how for name, how in own.items()}
+    return found
+
+
+def _operating_point(bundle: Bundle, test: Answers, labels: Labels) -> dict[str, Any]:
+    """What the threshold and the review band, chosen on validation, come to on the test images; of several labels,
+    what each of them has missed."""
     s, reviewed = test.scored, (test.rows["decision"] == "review").to_numpy()
     found: dict[str, Any] = {
         "threshold": bundle.threshold,
@@ -85,9 +96,14 @@ def _operating_point(bundle: Bundle, test: Answers) -> dict[str, Any]:
     }
     if s.positives:
         missed = s.truth & ~s.given
-        found["num_missed"], found["num_alarms"] = int(missed.sum()), int(np.sum(s.given & ~s.truth))
+        found["num_missed"], found["num_alarms"] = _misses_and_alarms(s)
         found["num_missed_not_reviewed"] = int(np.sum(missed & ~reviewed))
+        found["by_label"] = {label: _misses_and_alarms(own) for label, own in labels.items() if own.positives}
     return found
+
+
+def _misses_and_alarms(s: Scored) -> tuple[int, int]:
+    return int(np.sum(s.truth & ~s.given)), int(np.sum(s.given & ~s.truth))
 
 
 def _plain(value: Any) -> Any:

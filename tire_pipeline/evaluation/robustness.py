@@ -9,9 +9,9 @@ from typing import cast
 import cv2
 import numpy as np
 
-from tire_pipeline.bundle import Bundle
-from tire_pipeline.evaluation.answers import Answers, probabilities
-from tire_pipeline.imaging import Pixels, decode, encode_jpeg
+from tire_pipeline.bundle import Bundle, Session
+from tire_pipeline.evaluation.answers import BATCH, Answers
+from tire_pipeline.imaging import Pixels, decode, encode_jpeg, normalise
 from tire_pipeline.metrics import with_intervals
 
 Change = Callable[[Pixels, np.random.Generator], Pixels]
@@ -19,11 +19,13 @@ Change = Callable[[Pixels, np.random.Generator], Pixels]
 
 def robustness(bundle: Bundle, answers: Answers, *, seed: int = 0) -> dict[str, dict[str, float]]:
     """Every metric with its interval, by the condition's name. The pictures are changed at the model's size."""
-    found = {}
+    session, rows, found = Session(bundle, threads=2), range(len(answers.rows)), {}
     for name, change in CONDITIONS.items():
-        rng = np.random.default_rng(seed)
-        changed = np.stack([change(answers.picture(i), rng) for i in range(len(answers.rows))])
-        p_NK, _ = probabilities(bundle, changed, np.arange(len(changed)))
+        rng, parts = np.random.default_rng(seed), []
+        for part in (rows[i : i + BATCH] for i in rows[::BATCH]):
+            changed = np.stack([change(answers.picture(i), rng) for i in part])
+            parts.append(session.probabilities(normalise(changed, bundle.preprocessing)))
+        p_NK = np.concatenate(parts)
         predicted_N = np.array([bundle.classes.index(bundle.decide(p_K)[0]) for p_K in p_NK])
         found[name] = with_intervals(replace(answers.scored, p_NK=p_NK, predicted_N=predicted_N), answers.groups)
     return found

@@ -19,7 +19,7 @@ from tire_pipeline.metrics.paired import (
     mcnemar_power,
     paired_differences,
 )
-from tire_pipeline.metrics.scored import Costs, Floats, Ints, Scored
+from tire_pipeline.metrics.scored import Costs, Floats, Ints, Labels, Scored
 from tire_pipeline.metrics.values import confusion, point
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Difference",
     "Floats",
     "Ints",
+    "Labels",
     "Scored",
     "better",
     "canonical",

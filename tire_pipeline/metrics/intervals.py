@@ -119,7 +119,8 @@ def _around(share: float, sample_B: Floats, n: int) -> tuple[float, float]:
 
 def _most(s: Scored, name: str) -> float:
     """The largest value of a metric; the least of all is 0."""
-    return {"log_loss": -float(np.log(LEAST_PROBABILITY)), "cost": max(s.costs.miss, s.costs.alarm)}.get(name, 1.0)
+    dearest = max(s.costs.miss, s.costs.alarm, 1.0, s.cost.max(initial=0.0))
+    return {"log_loss": -float(np.log(LEAST_PROBABILITY)), "cost": float(dearest)}.get(name, 1.0)
 
 
 def _shares(s: Scored, name: str, groups: Groups) -> list[tuple[float, float]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
 
 from tire_pipeline.metrics.intervals import Groups, group_weights, independent, reach
-from tire_pipeline.metrics.scored import Floats, Scored
+from tire_pipeline.metrics.scored import Floats, Labels
 
 NUM_FLIPS = 4999
 MCNEMAR = "McNemar's exact test"
@@ -25,24 +24,28 @@ class Difference:
 
 
 def paired_differences(
-    candidate: Sequence[Scored], champion: Sequence[Scored], groups: Groups, *, alpha: float = 0.05, seed: int = 0
+    candidate: Labels, champion: Labels, groups: Groups, *, alpha: float = 0.05, seed: int = 0
 ) -> dict[str, Difference]:
-    """The differences in `cost` an image and, with a positive class, in its `recall`, by bootstrap of whole groups.
+    """The differences in `cost` an image and, for every label with a positive class, in its `recall` (`recall of
+    <label>` where there are several), by bootstrap of whole groups.
 
-    Each model is given by its answers for every label that an image has, most often one; their costs add up. Both are
-    weighted alike in every sample, so what is hard for both does not widen the bounds at `alpha`, which allow for few
-    groups as those of one model do.
+    Each model is given by its answers for every label that an image has; their costs add up. Both are weighted alike
+    in every sample, so what is hard for both does not widen the bounds at `alpha`, which allow for few groups as those
+    of one model do.
     """
-    kind_N = np.unique(np.stack([s.y_N for s in candidate]), axis=1, return_inverse=True)[1]
+    kind_N = np.unique(np.stack([s.y_N for s in candidate.values()]), axis=1, return_inverse=True)[1]
     counted = _counted(candidate, champion)
-    weights = list(group_weights(kind_N, groups, seed=seed))
+    samples: dict[str, list[Floats]] = {name: [] for name in counted}
+    with np.errstate(invalid="ignore"):
+        for w_BN in group_weights(kind_N, groups, seed=seed):
+            for name, (gain_N, among_N) in counted.items():
+                samples[name].append((w_BN @ gain_N) / (w_BN @ among_N))
+        values = {name: float(gain_N.sum() / among_N.sum()) for name, (gain_N, among_N) in counted.items()}
     found = {}
-    for name, (gain_N, among_N) in counted.items():
-        with np.errstate(invalid="ignore"):
-            sample_B = np.concatenate([(w_BN @ gain_N) / (w_BN @ among_N) for w_BN in weights])
-            value = gain_N.sum() / among_N.sum()
-        far = reach(sample_B, len(np.unique(groups[among_N > 0])), alpha=alpha)
-        found[name] = Difference(float(value), float(value - far), float(value + far))
+    for name, value in values.items():
+        num_groups = len(np.unique(groups[counted[name][1] > 0]))
+        far = reach(np.concatenate(samples[name]), num_groups, alpha=alpha)
+        found[name] = Difference(value, value - far, value + far)
     return found
 
 
@@ -61,9 +64,7 @@ def mcnemar_power(n: int, better: float, worse: float, *, alpha: float = 0.05) -
     return float(np.sum(chance_D * binom.sf(needed_D - 1, discordant, better / (better + worse))))
 
 
-def chance_of_saving(
-    candidate: Sequence[Scored], champion: Sequence[Scored], groups: Groups, *, seed: int = 0
-) -> tuple[float, str]:
+def chance_of_saving(candidate: Labels, champion: Labels, groups: Groups, *, seed: int = 0) -> tuple[float, str]:
     """(p, test): how likely two equal models differ in cost as much as these, in the candidate's favour.
 
     Where every image stands alone and every mistake costs the same this is McNemar's exact test. Otherwise its
@@ -80,23 +81,21 @@ def chance_of_saving(
     return _sign_flips(moved_G, seed=seed), f"sign flips of {len(saving_G)} groups"
 
 
-def _counted(candidate: Sequence[Scored], champion: Sequence[Scored]) -> dict[str, tuple[Floats, Floats]]:
+def _counted(candidate: Labels, champion: Labels) -> dict[str, tuple[Floats, Floats]]:
     """By name, (N,) each: what an image adds to the difference, and whether it counts."""
     saved_N = _cost(candidate) - _cost(champion)
     counted: dict[str, tuple[Floats, Floats]] = {"cost": (saved_N, np.ones(len(saved_N)))}
-    if any(s.positives for s in candidate):
-        truth_N = np.sum([s.truth for s in candidate], axis=0).astype(float)
-        mine_N, theirs_N = (
-            np.sum([model.given & s.truth for model, s in zip(labels, candidate, strict=True)], axis=0)
-            for labels in (candidate, champion)
-        )
-        counted["recall"] = (mine_N - theirs_N).astype(float), truth_N
+    for label, mine in candidate.items():
+        if mine.positives:
+            truth_N = mine.truth.astype(float)
+            gain_N = (mine.given.astype(float) - champion[label].given) * truth_N
+            counted[f"recall of {label}" if label else "recall"] = gain_N, truth_N
     return counted
 
 
-def _cost(labels: Sequence[Scored]) -> Floats:
+def _cost(labels: Labels) -> Floats:
     """(N,): what an image's mistakes cost, over its labels."""
-    return np.asarray(np.sum([s.cost for s in labels], axis=0))
+    return np.asarray(np.sum([s.cost for s in labels.values()], axis=0))
 
 
 def _sign_flips(saving_G: Floats, *, seed: int) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +30,15 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scored:
-    """Answers on N images. `positives` are the indices of the classes that count as positive, one or none if plain."""
+    """Answers on N images. `positives` are the indices of the classes that count as positive, one or none if plain.
+    `costs_N`: what each answer costs where that does not follow from `costs`."""
 
     y_N: Ints
     p_NK: Floats
     predicted_N: Ints
     positives: tuple[int, ...] = ()
     costs: Costs = field(default_factory=Costs)
+    costs_N: Floats | None = None
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -60,5 +63,11 @@ class Scored:
     @property
     def cost(self) -> Floats:
         """(N,): what each answer costs: a miss, an alarm, or (between other classes, and without a positive one) 1."""
+        if self.costs_N is not None:
+            return self.costs_N
         missed, alarmed = self.truth & ~self.given, self.given & ~self.truth
         return np.select([missed, alarmed], [self.costs.miss, self.costs.alarm], (~self.correct).astype(float))
+
+
+Labels: TypeAlias = Mapping[str, Scored]
+"""A model's answers by label of the images; those to an only label by ""."""

@@ -72,7 +72,8 @@ class Comparison:
     """Candidate minus champion on the same test images, and the chance `p`, by `test`, that equal models differ so.
 
     `cost` is that of the mistakes, an image. `power`: the chance of noticing a model that is right on 5 images more in
-    a hundred, where it can be computed: McNemar's test has one, sign flips of groups have none of their own.
+    a hundred, where it can be computed: McNemar's test has one, sign flips of groups have none of their own. `recalls`
+    are those of the labels that have the positive class, by name.
     """
 
     num_images: int
@@ -81,7 +82,7 @@ class Comparison:
     p: float
     test: str
     power: float | None = None
-    recall: Difference | None = None
+    recalls: Mapping[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def decide(candidate: Candidate, champion: Champion | None, gate: Gate) -> Decis
     if failed := [v for v in verdicts if not v.passed]:
         rules = f"{len(failed)} of {len(verdicts)} rules" if len(verdicts) > 1 else "the rule"
         return Decision(False, f"it fails {rules}: {'; '.join(v.text for v in failed)}", verdicts)
-    shown = [v.text for v in verdicts if v.rule in ("metric", "new classes", "recall against the champion", "cost")]
+    told = ("metric", "new classes", "cost")
+    shown = [v.text for v in verdicts if v.rule in told or v.rule.endswith("against the champion")]
     alone = [] if champion else ["there is no champion to beat"]
     return Decision(True, f"it passes all {len(verdicts)} rules: {'; '.join(shown + alone)}", verdicts)
 
@@ -211,10 +213,10 @@ def _against(champion: Champion, gate: Gate) -> Iterator[Verdict]:
 
 
 def _compared(c: Comparison, name: str, gate: Gate) -> Iterator[Verdict]:
-    if c.recall is not None:
-        found = f"recall {c.recall.value:+.3f} against {name}, at worst {c.recall.low:+.3f}"
-        kept = c.recall.low >= -gate.recall_margin
-        yield Verdict("recall against the champion", kept, f"{found}, may lose {gate.recall_margin:g}")
+    for recall, change in c.recalls.items():
+        found = f"{recall} {change.value:+.3f} against {name}, at worst {change.low:+.3f}"
+        kept = change.low >= -gate.recall_margin
+        yield Verdict(f"{recall} against the champion", kept, f"{found}, may lose {gate.recall_margin:g}")
     text = (
         f"mistakes cost {c.cost_before + c.cost.value:.3f} an image against {c.cost_before:.3f} of {name} on the same "
         f"{c.num_images} images, difference {c.cost.value:+.3f} [{c.cost.low:+.3f}, {c.cost.high:+.3f}], "

@@ -9,7 +9,7 @@ from tire_pipeline.errors import InputError
 from tire_pipeline.refs import ModelRef
 from tire_pipeline.steps.data import load_split, split_of
 from tire_pipeline.steps.learnt import learnt_by
-from tire_pipeline.steps.live import image_cache, stored_bundle
+from tire_pipeline.steps.live import image_cache, registered_bundle
 
 if TYPE_CHECKING:
     from tire_pipeline.bundle import Bundle
@@ -36,7 +36,7 @@ def contest(
         rows, cache = snapshot.usable, image_cache(s)
         return answer(s.objects, bundle, rows, sides == "test", cache=cache, name=snapshot.digest)
 
-    with stored_bundle(s, tags["tire.bundle"]) as bundle:
+    with registered_bundle(s, tags) as bundle:
         mine = on_test(bundle)
         candidate = candidate_of(s, bundle, mine, gate.metric)
         if champion is None or champion.version == model.version:
@@ -91,11 +91,11 @@ def _champion(
     from tire_pipeline.registry.gate import Champion
 
     num_learnt = int(learnt_by(s, champion.tags, answers.rows).sum())
-    with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
+    with registered_bundle(s, champion.tags) as bundle:
         if unknown := sorted(classes - set(bundle.classes)):
             return Champion(champion.version, unknown_classes=tuple(unknown), num_learnt=num_learnt)
         theirs = on_test(bundle)
         challenged = judged(theirs.scored, bundle.classes, positive_class=mine.positive_class)
     challenging = judged(answers.scored, mine.classes, positive_class=mine.positive_class)
-    comparison = compare([*challenging.values()], [*challenged.values()], answers.groups, alpha=alpha)
+    comparison = compare(challenging, challenged, answers.groups, alpha=alpha)
     return Champion(champion.version, comparison, num_learnt=num_learnt)

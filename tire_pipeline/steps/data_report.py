@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tire_pipeline.steps.learnt import learnt_by
-from tire_pipeline.steps.live import image_cache, live, stored_bundle
+from tire_pipeline.steps.live import image_cache, live, registered_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def _doubts(s: Services, champion: RegisteredVersion, known: pd.DataFrame, snaps
     usable = snapshot.usable
     new_N = ~learnt_by(s, champion.tags, usable, groups=True, known=known)
     labels = sorted(set(usable["label"][new_N]))
-    with stored_bundle(s, champion.tags["tire.bundle"]) as bundle:
+    with registered_bundle(s, champion.tags) as bundle:
         if labels != sorted(bundle.classes) or labels != sorted(set(usable["label"])) or new_N.sum() > ROWS_MAX:
             return None
         answers = answer(s.objects, bundle, usable, new_N, cache=image_cache(s), name=snapshot.digest)

@@ -14,7 +14,10 @@ from tire_pipeline.steps.data import load_split, split_of
 from tire_pipeline.steps.live import image_cache, live, stored_bundle
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tire_pipeline.bundle import Bundle
+    from tire_pipeline.datasets.cache import Images
     from tire_pipeline.evaluation.answers import Answers
     from tire_pipeline.wiring import Services
 
@@ -114,6 +117,17 @@ def answers_on(s: Services, bundle: Bundle, tags: Mapping[str, str], side: str) 
 
     snapshot, sides = load_split(s, split_of(s, tags))
     return answer(s.objects, bundle, snapshot.usable, sides == side, cache=image_cache(s), name=snapshot.digest)
+
+
+def images_on(s: Services, bundle: Bundle, tags: Mapping[str, str], side: str) -> tuple[Images, np.ndarray]:
+    """All images of the tags' snapshot at the bundle's size, and the positions of those on one side of the split."""
+    import numpy as np
+
+    from tire_pipeline.evaluation.answers import images_for
+
+    snapshot, sides = load_split(s, split_of(s, tags))
+    images = images_for(s.objects, bundle, snapshot.usable, cache=image_cache(s), name=snapshot.digest)
+    return images, np.flatnonzero(sides == side)
 
 
 def _robustness(bundle: Bundle, test: Answers, folder: Path) -> dict[str, dict[str, float]]:

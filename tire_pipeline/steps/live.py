@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tire_pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from tire_pipeline.bundle import Bundle
@@ -37,6 +39,23 @@ def image_cache(s: Services) -> ImageCache:
     from tire_pipeline.datasets.cache import ImageCache
 
     return ImageCache(s.settings.cache, s.settings.cache_max_bytes)
+
+
+@contextmanager
+def registered_bundle(s: Services, tags: Mapping[str, str]) -> Iterator[Bundle]:
+    """The bundle of a version with these tags. InputError where another lies in its place."""
+    with stored_bundle(s, tags["tire.bundle"]) as bundle:
+        check_digest(bundle, tags)
+        yield bundle
+
+
+def check_digest(bundle: Bundle, tags: Mapping[str, str]) -> None:
+    """Raises InputError for another bundle than that which a version with these tags was registered with."""
+    if bundle.digest != (registered := tags["tire.bundle_digest"]):
+        raise InputError(
+            f"Below {tags['tire.bundle']} lies the bundle {bundle.digest[:12]}, but the version was registered with "
+            f"{registered[:12]}: it was overwritten. Train and register again."
+        )
 
 
 @contextmanager

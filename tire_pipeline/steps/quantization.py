@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tire_pipeline.errors import InputError
 from tire_pipeline.refs import TrainedRef, digest_of
-from tire_pipeline.steps.evaluation import answers_on, trained_in
+from tire_pipeline.steps.evaluation import images_on, trained_in
 from tire_pipeline.steps.live import live, stored_bundle
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def quantize(run_id: str, *, services: Services | None = None) -> TrainedRef:
     if s.objects.head(result_key(key)) is not None:
         return TrainedRef(**{**s.objects.get_json(result_key(key)), "cached": True, "version": source.version})
     with stored_bundle(s, prefix) as bundle, tempfile.TemporaryDirectory(prefix="tire-int8-") as tmp:
-        train = answers_on(s, bundle, tags, "train")
-        small = quantized(bundle, train.images_NHWC, train.positions, Path(tmp) / "bundle")
+        small = quantized(bundle, *images_on(s, bundle, tags, "train"), Path(tmp) / "bundle")
         s.objects.upload_folder(small.path, bundle_prefix(key))
         about = {name: tags[name] for name in ("tire.snapshot", "tire.split", "tire.version")}
         made = _tracked(s, small, {**about, "tire.cache_key": key, QUANTIZED_FROM: prefix}, Path(tmp))

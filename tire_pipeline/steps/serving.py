@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tire_pipeline.errors import GateRefused, InputError
 from tire_pipeline.refs import ModelRef
 from tire_pipeline.steps.contest import candidate_of, tags_of
-from tire_pipeline.steps.evaluation import answers_on, draw_maps
-from tire_pipeline.steps.live import live, stored_bundle
+from tire_pipeline.steps.evaluation import answers_on, draw_maps, images_on
+from tire_pipeline.steps.live import check_digest, live, stored_bundle
 from tire_pipeline.steps.quantization import QUANTIZED_FROM
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def check_serving(
     with tempfile.TemporaryDirectory(prefix="tire-check-") as tmp:
         folder = s.objects.download_folder(tags["tire.bundle"], Path(tmp) / "bundle")
         with serving(folder, log_file=Path(tmp) / "server.log", image=_image(s, task or {})) as (bundle, server):
+            check_digest(bundle, tags)
             figures = check_answers(bundle, server)
             figures |= check_load(bundle, server, ServingLimits(settings.check_p95_ms, settings.check_memory_mb))
             test = answers_on(s, bundle, tags, "test")
@@ -112,9 +113,9 @@ def _export_int8(
     from tire_pipeline.evaluation.quantization import quantized
     from tire_pipeline.registry.gate import Gate, decide
 
-    train, test = (answers_on(s, bundle, tags, side) for side in ("train", "test"))
+    test = answers_on(s, bundle, tags, "test")
     with tempfile.TemporaryDirectory(prefix="tire-int8-") as tmp:
-        small = quantized(bundle, train.images_NHWC, train.positions, Path(tmp) / "bundle")
+        small = quantized(bundle, *images_on(s, bundle, tags, "train"), Path(tmp) / "bundle")
         own = answers_on(s, small, tags, "test")
         found = compare("ONNX and INT8", bundle, test.scored.p_NK, own.scored.p_NK)
         decision = decide(candidate_of(s, small, own, metric), None, Gate(metric, threshold))

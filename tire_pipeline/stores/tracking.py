@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,9 +73,13 @@ class Tracking:
             )
         return [dict(run.data.tags) for run in found]
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int = 0) -> None:
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
+    ) -> None:
+        """Values of now, or of `at_ms`. Of several at one step MLflow gives the newest, of equally new the largest."""
+        when = at_ms or int(time.time() * 1000)
         with self._errors():
-            self._client.log_batch(run_id, metrics=[Metric(k, float(v), at_ms, step) for k, v in metrics.items()])
+            self._client.log_batch(run_id, metrics=[Metric(k, float(v), when, step) for k, v in metrics.items()])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self._errors():

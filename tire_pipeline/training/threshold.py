@@ -38,8 +38,9 @@ def choose_threshold(
     chosen = float(cut_C[best[np.argmax(gap_C[best])]])
     highest = HIGHEST if recall_min is None else min(HIGHEST, float(cut_C[allowed_C].max()))
     lowest = LOWEST if recall_min is None else min(LOWEST, highest)
-    # Rounded down: up, it could pass the image that it is to let through.
-    return float(np.floor(np.clip(chosen, lowest, highest) * 1e4) / 1e4)
+    cut = float(np.clip(chosen, lowest, highest))
+    rounded = float(np.floor(cut * 1e4) / 1e4)  # down: up, it could pass the image that it is to let through
+    return rounded if rounded > scores_C1[scores_C1 < cut].max() else cut
 
 
 def review_band(
@@ -55,4 +56,4 @@ def review_band(
     if review_cost is not None:
         costs = costs or Costs()
         low, high = min(threshold, review_cost / costs.miss), max(threshold, 1 - review_cost / costs.alarm)
-    return round(max(low, 0.0), 4), round(min(high, 1.0), 4)
+    return float(f"{max(low, 0.0):.4g}"), round(min(high, 1.0), 4)

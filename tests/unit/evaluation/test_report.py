@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,11 +12,14 @@ from tests.unit.evaluation.conftest import COMBINED, MakeAnswers
 from tests.unit.evaluation.test_card import CARD
 from tire_pipeline import metrics
 from tire_pipeline.bundle import Bundle
+from tire_pipeline.errors import InputError
 from tire_pipeline.evaluation import report
-from tire_pipeline.evaluation.answers import Answers
+from tire_pipeline.evaluation.answers import Answers, as_rows
+from tire_pipeline.evaluation.by_label import metrics_of
 from tire_pipeline.evaluation.card import as_markdown
 from tire_pipeline.evaluation.pictures import draw_all
 from tire_pipeline.evaluation.robustness import CONDITIONS, robustness
+from tire_pipeline.metrics import Costs, Scored
 
 
 def test_the_record_has_every_figure_and_says_how_its_interval_was_made(
@@ -60,8 +64,29 @@ def test_what_combines_the_positive_class_is_positive_and_other_mistakes_are_nei
     assert recalls == pytest.approx({"view=a": 0.9, "view=b": 1.0})
     text = as_markdown(replace(CARD, classes=tuple(COMBINED)), record)
     assert "is 1 missed, 1 of them without a person's look, and 1 false alarms, beside 2 of another kind;" in text
-    draw_all(combined[1], COMBINED, tmp_path, positive_class="defective")
+    assert "Of condition alone that is 1 missed and 1 false alarms." in text
+    assert "| recall of condition | 0.950 |" in text and "| balanced accuracy of view | 0.950 |" in text
+    draw_all(combined[1], ["$a_$", *COMBINED[1:]], tmp_path, positive_class="defective")  # no formula, but a name
     assert (tmp_path / "pr_roc.png").is_file()
+
+
+def test_a_defect_under_the_wrong_label_is_missed_and_costs_what_both_mistakes_cost() -> None:
+    classes = [f"tread={t};wall={w}" for t in ("defective", "good") for w in ("defective", "good")]
+    y_N = np.repeat([1, 2, 3], 10)  # treads, walls, and nothing
+    given_N = np.where(y_N == 2, 1, y_N)  # every defective wall is called a defective tread
+    costs = Costs(miss=20, alarm=1)
+    scored = Scored(y_N, np.eye(4)[given_N], given_N, (0, 1, 2), costs)
+    found = metrics_of(scored, np.arange(30), classes, positive_class="defective")
+    assert (found["tread/recall"], found["wall/recall"]) == (1.0, 0.0)
+    assert (found["recall"], found["recall_high"]) == (0.0, found["wall/recall_high"])
+    assert found["cost"] == pytest.approx(10 * (20 + 1) / 30)
+    assert found["cost_low"] < found["cost"] < found["cost_high"] < 21
+
+
+def test_a_model_that_answers_with_no_number_is_refused(bundle: Bundle) -> None:
+    rows = pd.DataFrame({"label": ["good", "good"]})
+    with pytest.raises(InputError, match="answers 1 of 2 images with no number"):
+        as_rows(bundle, rows, np.array([[0.5, 0.5], [np.nan, np.nan]]))
 
 
 def test_figures_that_are_no_numbers_become_null(bundle: Bundle, make_answers: MakeAnswers, tmp_path: Path) -> None:

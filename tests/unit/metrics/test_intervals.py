@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,9 @@ def test_wilson_is_the_published_interval() -> None:
     low, high = metrics.wilson(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
     assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
     assert metrics.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_costs_below_one_leave_other_mistakes_at_one_and_the_interval_around_them() -> None:
+    s = scored(num_classes=3, costs=metrics.Costs(miss=0.2, alarm=0.05))
+    found = metrics.with_intervals(replace(s, predicted_N=np.where(s.y_N == 0, 2, s.y_N)), np.arange(200))
+    assert 0.2 < found["cost_low"] < found["cost"] < found["cost_high"] <= 1.0

@@ -35,7 +35,7 @@ BETTER = Comparison(
     p=0.01,
     test="McNemar's exact test",
     power=0.7,
-    recall=Difference(0.02, -0.01, 0.05),
+    recalls={"recall": Difference(0.02, -0.01, 0.05)},
 )
 CHAMPION = Champion(3, BETTER)
 
@@ -69,7 +69,7 @@ def test_a_good_candidate_passes_every_rule_beside_a_champion_and_without_one() 
         ("slices", replace(GOOD, slices=(Slice("camera=left", 50, 0.79),)), CHAMPION),
         ("calibration", measured(ece=0.101), CHAMPION),
         ("leak", GOOD, replace(CHAMPION, num_learnt=1)),
-        ("recall against the champion", GOOD, compared(recall=Difference(0.0, -0.021, 0.02))),
+        ("recall against the champion", GOOD, compared(recalls={"recall": Difference(0.0, -0.021, 0.02)})),
         ("cost", GOOD, compared(p=0.05)),
         ("cost", GOOD, compared(cost=Difference(0.0, -0.01, 0.01))),
         ("new classes", GOOD, Champion(3)),
@@ -91,7 +91,7 @@ def test_each_rule_alone_refuses(rule: str, candidate: Candidate, champion: Cham
         ("recall", measured(recall=NAN), CHAMPION),
         ("slices", replace(GOOD, slices=(Slice("camera=left", 50, NAN),)), CHAMPION),
         ("calibration", measured(ece=NAN), CHAMPION),
-        ("recall against the champion", GOOD, compared(recall=Difference(NAN, NAN, NAN))),
+        ("recall against the champion", GOOD, compared(recalls={"recall": Difference(NAN, NAN, NAN)})),
         ("cost", GOOD, compared(p=NAN)),
         ("cost", GOOD, compared(cost=Difference(NAN, NAN, NAN))),
     ],
@@ -131,6 +131,9 @@ def test_each_label_that_has_the_positive_class_must_find_it() -> None:
     decision = decide(both, None, STRICT)
     assert failed(decision) == ["recall of view"]
     assert "recall of view 0.890 on 50 positive images" in decision.reason
+    kept, lost = Difference(0.1, 0.05, 0.15), Difference(-0.1, -0.15, -0.05)
+    beside = compared(recalls={"recall of condition": kept, "recall of view": lost})
+    assert failed(decide(replace(both, num_positive={}), beside, Gate())) == ["recall of view against the champion"]
 
 
 def test_a_floor_of_the_recall_without_a_positive_class_is_refused_with_that_reason() -> None:

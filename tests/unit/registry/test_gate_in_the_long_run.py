@@ -12,19 +12,19 @@ import pytest
 from scipy.stats import binom, multinomial
 
 from tests.unit.metrics.answers import right_where
-from tire_pipeline.metrics import Costs, Scored, chance_of_saving, mcnemar
+from tire_pipeline.metrics import Costs, Labels, chance_of_saving, mcnemar
 from tire_pipeline.registry.comparison import compare
 from tire_pipeline.registry.gate import Candidate, Champion, Gate, decide
 
 N, DRAWS = 300, 500
 Y = np.repeat([0, 1], N // 2)
 GATE = Gate()
-GOOD = Candidate({"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "ece": 0.02}, N, N, N // 2)
+GOOD = Candidate({"balanced_accuracy": 0.9, "balanced_accuracy_low": 0.85, "ece": 0.02}, N, N, {"": N // 2})
 
 
 def pairs(
     better: float, worse: float, *, seed: int, costs: Costs | None = None, alike: int = 1
-) -> Iterator[tuple[Scored, Scored]]:
+) -> Iterator[tuple[Labels, Labels]]:
     """Models on 300 images of which the candidate alone is right on the share `better`, the champion on `worse`; each
     is right or wrong on `alike` neighbours together."""
     rng = np.random.default_rng(seed)
@@ -32,16 +32,16 @@ def pairs(
         u_N = rng.random(N // alike).repeat(alike)
         candidate, champion = u_N >= worse, (u_N < worse) | (u_N >= worse + better)
         both_wrong = rng.random(N) < 0.05
-        yield right_where(candidate & ~both_wrong, Y, costs), right_where(champion & ~both_wrong, Y, costs)
+        right = [right_N & ~both_wrong for right_N in (candidate, champion)]
+        yield {"": right_where(right[0], Y, costs)}, {"": right_where(right[1], Y, costs)}
 
 
 def promoted(better: float, worse: float, *, seed: int, groups: np.ndarray, **drawn: Any) -> int:
     """How many of the 500 candidates go into production."""
     count = 0
-    for candidate, champion in pairs(better, worse, seed=seed, **drawn):
-        if chance_of_saving([candidate], [champion], groups)[0] < GATE.alpha:  # the others need no bounds to be refused
-            comparison = compare([candidate], [champion], groups)
-            count += decide(GOOD, Champion(1, comparison), GATE).promote
+    for both in pairs(better, worse, seed=seed, **drawn):
+        if chance_of_saving(*both, groups)[0] < GATE.alpha:  # the others need no bounds to be refused
+            count += decide(GOOD, Champion(1, compare(*both, groups)), GATE).promote
     return count
 
 
@@ -54,8 +54,8 @@ def test_an_equally_good_model_is_promoted_at_most_once_in_twenty(shots: int, al
 
 @pytest.mark.parametrize("shots", [1, 3])
 def test_the_evidence_of_a_comparison_is_json(shots: int) -> None:
-    candidate, champion = next(pairs(0.06, 0.06, seed=0))
-    decision = decide(GOOD, Champion(1, compare([candidate], [champion], np.arange(N) // shots)), GATE)
+    both = next(pairs(0.06, 0.06, seed=0))
+    decision = decide(GOOD, Champion(1, compare(*both, np.arange(N) // shots)), GATE)
     assert not decision.promote
     assert json.loads(json.dumps([asdict(v) for v in decision.verdicts]))[-1]["passed"] is False
 

@@ -25,6 +25,13 @@ def test_the_threshold_stays_inside_where_the_scores_are_certain() -> None:
     assert choose_threshold(np.array([1.0, 0.999]), np.array([True, False])) == 0.98
 
 
+def test_a_threshold_near_nothing_is_not_rounded_to_nothing() -> None:
+    p_N, truth_N = np.array([0.9, 8.4e-5, 8.2e-5, 1e-6, 0.0]), np.array([True, True, False, False, False])
+    threshold = choose_threshold(p_N, truth_N, recall_min=1.0)
+    assert 8.2e-5 < threshold <= 8.4e-5
+    assert review_band(threshold)[0] < threshold
+
+
 @pytest.mark.parametrize("costs", [Costs(1, 1), Costs(20, 1), Costs(1, 5)])
 def test_no_other_threshold_is_cheaper(costs: Costs) -> None:
     p_N, truth_N = drawn()
