@@ -5,19 +5,31 @@ Tables live in the schema `tire`; alembic's migrations beside this module own th
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, UUID, insert
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+)
 
-from tire_pipeline.errors import InputError, ServiceUnavailable
+from tire_pipeline.errors import InputError, ServiceUnavailable, one_line
 from tire_pipeline.refs import digest_of
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "tire"
 metadata = sa.MetaData(schema=SCHEMA)
@@ -168,11 +180,19 @@ class Ledger:
         return self._rows(alerts.select().order_by(alerts.c.id.desc()).limit(limit))
 
     @contextmanager
-    def promotion_lock(self, model: str) -> Iterator[None]:
-        """Held by one promoter of this model at a time, over all hosts; freed when its connection ends."""
-        with self._errors(), self._engine.begin() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": model})
-            yield
+    def promotion_lock(self, model: str) -> Iterator[Callable[[], None]]:
+        """Held by one promoter of this model at a time, over all hosts; freed when its connection ends.
+
+        What it yields raises ServiceUnavailable once the lock is lost: call it directly before each write under it.
+        """
+        with self._errors():
+            connection = self._engine.connect()
+        try:
+            with self._errors():
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": model})
+            yield partial(_check_held, connection, model)
+        finally:
+            _release(connection, model)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -209,6 +229,25 @@ def migrate(url: str) -> None:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise _unavailable(error) from error
+
+
+def _check_held(connection: sa.Connection, model: str) -> None:
+    """The transaction that took the lock keeps it to its end, so that any answer from within it is proof."""
+    try:
+        connection.execute(sa.text("SELECT 1"))
+    except (OperationalError, InterfaceError, PendingRollbackError) as error:
+        raise ServiceUnavailable(
+            f"The lock on {model}'s promotions was lost with its connection to the ledger (PostgreSQL), and another "
+            "promoter may hold it now. What was not moved yet stays where it is; repeat the command."
+        ) from error
+
+
+def _release(connection: sa.Connection, model: str) -> None:
+    """End the transaction. An error here undoes nothing of what was done under the lock, and so it is only logged."""
+    try:
+        connection.close()
+    except (OperationalError, InterfaceError) as error:
+        log.warning("the connection that held the lock on %s's promotions had died: %s", model, one_line(error))
 
 
 def _engine(url: str, **options: Any) -> sa.Engine:
