@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.unit.fakes import evaluation
 from tire_pipeline.errors import GateRefused, ServiceUnavailable
@@ -15,6 +17,7 @@ from tire_pipeline.refs import EvaluationRef, ModelRef, digest_of
 from tire_pipeline.registry.gate import Decision
 from tire_pipeline.registry.lifecycle import Registry
 from tire_pipeline.stores.ledger import Ledger
+from tire_pipeline.stores.tracking import Tracking
 from tire_pipeline.wiring import Services
 
 YES = Decision(True, "it is good")
@@ -35,6 +38,34 @@ class FailingLedger:
             self.failures -= 1
             raise ServiceUnavailable("PostgreSQL went away")
         self._ledger.record_promotion(**row)
+
+
+class Interrupted:
+    """The real MLflow; something happens whenever `method` took effect on `alias`, before its caller goes on."""
+
+    def __init__(self, tracking: Tracking, method: str, alias: str, then: Callable[[], object]) -> None:
+        self._tracking, self._method, self._alias, self._then = tracking, method, alias, then
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._tracking, name)
+
+        def interrupted(alias: str, *rest: int) -> Any:
+            found = real(alias, *rest)
+            if alias == self._alias:
+                self._then()
+            return found
+
+        return interrupted if name == self._method else real
+
+
+def end_lock(live: Services) -> None:
+    """PostgreSQL ends the session that holds the promotion lock."""
+    assert live.settings.ledger_url is not None
+    engine = sa.create_engine(live.settings.ledger_url.get_secret_value(), poolclass=sa.pool.NullPool)
+    query = """SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted
+               AND (classid::bigint << 32) | objid::bigint = hashtextextended(:model, 0)"""
+    with engine.begin() as connection:
+        assert connection.execute(sa.text(query), {"model": live.settings.project}).scalars().all() == [True]
 
 
 @pytest.fixture
@@ -120,6 +151,35 @@ def test_a_crash_between_alias_and_record_is_completed_on_repeat(live: Services,
     registry.produce(second, YES, {}, expected=2)
     assert aliases(live) == {"production": 2, "previous": 1}
     assert moves(live) == [("produced", None, 1), ("produced", 1, 2)]
+
+
+@pytest.mark.parametrize("moment", [("by_alias", "production"), ("set_alias", "previous")], ids=["read", "moved"])
+def test_a_promoter_whose_session_is_ended_leaves_production_to_the_next(live: Services, registry, moment) -> None:
+    first, second = two(live, registry)
+    third = registry.register(trained(live, "c", recall=0.9))
+    registry.produce(second, YES, {}, expected=None)
+
+    def another_promoter() -> None:
+        end_lock(live)
+        registry.produce(third, YES, {}, expected=2)
+
+    tracking: Any = Interrupted(live.tracking, *moment, another_promoter)
+    with pytest.raises(ServiceUnavailable, match=r"lock on .* was lost"):
+        Registry(tracking, live.ledger, actor="bob", run_key="r2").produce(first, YES, {}, expected=2)
+    assert aliases(live) == {"production": 3, "previous": 2}
+    assert moves(live) == [("produced", None, 2), ("produced", 2, 3)]
+
+
+@pytest.mark.parametrize("alias", ["production", "previous"])
+def test_a_rollback_whose_session_is_ended_after_it_moved_is_done(live: Services, registry, caplog, alias) -> None:
+    first, second = two(live, registry)
+    registry.produce(first, YES, {}, expected=None)
+    registry.produce(second, YES, {}, expected=1)
+    tracking: Any = Interrupted(live.tracking, "set_alias", alias, lambda: end_lock(live))
+    assert Registry(tracking, live.ledger, actor="bob", run_key="").rollback() == (2, 1)
+    assert ("had died" if alias == "previous" else "the rollback is done") in caplog.text
+    assert aliases(live)["production"] == 1
+    assert moves(live)[2:] == [("rolled_back", 2, 1)]
 
 
 def test_a_rollback_goes_back_and_forth(live: Services, registry) -> None:

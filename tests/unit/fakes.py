@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -122,7 +122,8 @@ def object_store(*, bucket: str = "tire") -> tuple[ObjectStore, FakeS3]:
 @dataclass
 class FakeTracking:
     """MLflow's registry of one project. `fail_alias`: how many moves of an alias fail from now on;
-    `fail_alias_named`: those of this one do."""
+    `fail_alias_named`: those of this one do. `then`: what happens once, after a method took effect on an alias and
+    before its answer; where that raises, the answer is lost."""
 
     project: str = "tire-defect"
     values: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class FakeTracking:
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fail_alias: int = 0
     fail_alias_named: str = ""
+    then: dict[tuple[str, str], Callable[[], object]] = field(default_factory=dict)
 
     def register(self, *, run_id: str, key: str, tags: Mapping[str, str]) -> RegisteredVersion:
         self.made.append(RegisteredVersion(len(self.made) + 1, run_id, {**tags, "tire.key": key}))
@@ -148,13 +150,16 @@ class FakeTracking:
         return self.values.get(run_id, {})
 
     def by_alias(self, alias: str) -> RegisteredVersion | None:
-        return next((v for v in self.made if v.version == self.aliases.get(alias)), None)
+        found = next((v for v in self.made if v.version == self.aliases.get(alias)), None)
+        self.then.pop(("by_alias", alias), bool)()
+        return found
 
     def set_alias(self, alias: str, version: int) -> None:
         if self.fail_alias or alias == self.fail_alias_named:
             self.fail_alias = max(0, self.fail_alias - 1)
             raise ServiceUnavailable("MLflow did not answer")
         self.aliases[alias] = version
+        self.then.pop(("set_alias", alias), bool)()
 
     def run_url(self, run_id: str) -> str:
         return f"http://mlflow/{run_id}"
@@ -185,7 +190,8 @@ class FakeTracking:
 
 @dataclass
 class FakeLedger:
-    """The ledger's rows. `fail_records`: how many promotions fail to be recorded from now on."""
+    """The ledger's rows. `fail_records`: how many promotions fail to be recorded from now on. `locked` is who holds the
+    promotion lock; None ends that session as PostgreSQL does, and frees the lock for another."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -193,17 +199,23 @@ class FakeLedger:
     alerts: dict[tuple[str, datetime], bool] = field(default_factory=dict)
     recorded_windows: dict[tuple[datetime, datetime], Mapping[str, Any]] = field(default_factory=dict)
     snapshots: list[dict[str, Any]] = field(default_factory=list)
-    locked: bool = False
+    locked: object = None
     fail_records: int = 0
 
     @contextmanager
-    def promotion_lock(self, _: str) -> Iterator[None]:
+    def promotion_lock(self, _: str) -> Iterator[Callable[[], None]]:
         assert not self.locked, "the promotion lock is no re-entrant one"
-        self.locked = True
+        holder = self.locked = object()
+
+        def check_held() -> None:
+            if self.locked is not holder:
+                raise ServiceUnavailable("the lock was lost")
+
         try:
-            yield
+            yield check_held
         finally:
-            self.locked = False
+            if self.locked is holder:
+                self.locked = None
 
     def record_promotion(self, **row: Any) -> None:
         assert self.locked, "the history is written under the lock"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tire_pipeline.errors import GateRefused, InputError
+from tire_pipeline.errors import GateRefused, InputError, ServiceUnavailable
 from tire_pipeline.metrics import better
 from tire_pipeline.refs import EvaluationRef, ModelRef
 from tire_pipeline.registry.gate import Decision
 from tire_pipeline.stores.ledger import Ledger
 from tire_pipeline.stores.tracking import RegisteredVersion, Tracking
+
+log = logging.getLogger(__name__)
 
 MOVES = ("produced", "rolled_back")
 NOTHING_BEFORE = "There is no earlier version in production to go back to. `tire promotions` lists all."
@@ -45,12 +48,12 @@ class Registry:
             "tire.bundle": bundle_prefix(trained.key),
             "tire.bundle_digest": trained.bundle_digest,
         }
-        with self._ledger.promotion_lock(self.model):
+        with self._ledger.promotion_lock(self.model) as check_held:
             known = self._tracking.version_by_tag("tire.key", trained.key)
             found = known or self._tracking.register(run_id=trained.run_id, key=trained.key, tags=tags)
             if not self._recorded("registered", found.version):
                 evidence = {"metrics": evaluation.metrics, "key": trained.key, "bundle": trained.bundle_digest}
-                self._record("registered", None, found.version, evaluation.reason, evidence)
+                self._record(check_held, "registered", None, found.version, evaluation.reason, evidence)
         value = evaluation.metrics[evaluation.metric]
         return _as_ref(self.model, found, metric=evaluation.metric, value=value)
 
@@ -72,12 +75,12 @@ class Registry:
 
     def stage(self, model: ModelRef) -> ModelRef:
         """Put the alias `staging` on this version."""
-        with self._ledger.promotion_lock(self.model):
+        with self._ledger.promotion_lock(self.model) as check_held:
             before = self._behind("staging")
             if before != model.version or not self._recorded("staged", model.version):
-                self._tracking.set_alias("staging", model.version)
+                self._move(check_held, "staging", model.version)
                 reason = f"best of its snapshot by {model.metric}: {model.value:.3f}"
-                self._record("staged", before, model.version, reason, {"model": model.bundle_digest})
+                self._record(check_held, "staged", before, model.version, reason, {"model": model.bundle_digest})
         return model
 
     def champion(self) -> RegisteredVersion | None:
@@ -98,7 +101,7 @@ class Registry:
         `expected` is the champion that the decision was made against: if another one serves by now the promotion is
         stale and refused. Raises GateRefused for a refusal, after writing it down.
         """
-        with self._ledger.promotion_lock(self.model):
+        with self._ledger.promotion_lock(self.model) as check_held:
             current = self._behind("production")
             stale = current != expected and current != model.version
             if stale or not decision.promote:
@@ -107,50 +110,84 @@ class Registry:
                     if stale
                     else decision.reason
                 )
-                self._record("refused", current, model.version, reason, evidence)
+                self._record(check_held, "refused", current, model.version, reason, evidence)
                 raise GateRefused(f"{model.candidate} (version {model.version}) stays out of production: {reason}.")
-            if current != model.version:
+            before = current
+            if current == model.version:  # the alias moved, and a crash may have come before the record
+                before = self._last_move().get("to_version")
+            else:
                 if current is not None:
-                    self._tracking.set_alias("previous", current)
-                self._tracking.set_alias("production", model.version)
-            if (recorded := self._last_produced()) != model.version:
-                before = recorded if current == model.version else current  # the alias moved, and then came a crash
-                self._record("produced", before, model.version, decision.reason, evidence)
+                    self._settle(check_held, current)
+                    self._move(check_held, "previous", current)
+                self._move(check_held, "production", model.version)
+            if before != model.version:
+                self._record(check_held, "produced", before, model.version, decision.reason, evidence)
         return current
 
     def refuse(self, model: ModelRef, reason: str) -> None:
         """Write down that a person said no; moves nothing. Repeating it in the same run changes nothing."""
-        with self._ledger.promotion_lock(self.model):
+        with self._ledger.promotion_lock(self.model) as check_held:
             if not self._recorded("refused", model.version, reason):
                 evidence = {"model": model.bundle_digest}
-                self._record("refused", self._behind("production"), model.version, reason, evidence)
+                self._record(check_held, "refused", self._behind("production"), model.version, reason, evidence)
 
     def rollback(self, *, to: int | None = None) -> tuple[int, int]:
         """Put the version before, or version `to`, back into production; returns (from, to).
 
         It is written down before it is done: had the aliases moved first and the record failed, repeating the command
-        would go back to the version that was just left. What an earlier move left half done is completed.
+        would go back to the version that was just left. For the same reason nothing is raised once `production` has
+        moved. What an earlier rollback left half done is completed.
         """
-        with self._ledger.promotion_lock(self.model):
-            champion, last = self.champion(), self._last_move()
+        with self._ledger.promotion_lock(self.model) as check_held:
+            champion = self.champion()
             if champion is None:
                 raise InputError(NOTHING_BEFORE)
-            current = champion.version
-            rolled_back = bool(last) and last["action"] == "rolled_back"
-            if rolled_back and last["to_version"] == current == self._behind("previous") and to in (None, current):
-                self._tracking.set_alias("previous", last["from_version"])
-                return last["from_version"], current
-            if last and last["to_version"] != current and not (rolled_back and last["from_version"] == current):
-                reason = "found in production without a record: its promotion was cut short, or it was moved by hand"
-                self._record("produced", last["to_version"], current, reason, {})
-            target = self._served_before(current) if to is None else self._version(to)
-            if target.version != current:
-                if self._last_produced() != target.version:
-                    digests = {str(v.version): v.tags.get("tire.bundle_digest", "") for v in (champion, target)}
-                    self._record("rolled_back", current, target.version, "asked for by a person", {"bundles": digests})
-                self._tracking.set_alias("production", target.version)
-                self._tracking.set_alias("previous", current)
+            left, target = self._unfinished(champion.version, to) or self._begin(check_held, champion, to)
+            if target != left:
+                if self._behind("previous") == left:  # which would say that this rollback is done
+                    self._move(check_held, "previous", target)
+                self._move(check_held, "production", target)
+                self._leave(check_held, left)
+        return left, target
+
+    def _unfinished(self, current: int, to: int | None) -> tuple[int, int] | None:
+        """The rollback (from, to) that is recorded and of which an alias has not moved yet, if it is what is asked."""
+        last = self._last_move()
+        if not last or last["action"] != "rolled_back" or to not in (None, last["to_version"]):
+            return None
+        left, target = last["from_version"], last["to_version"]
+        begun = current == left or (current == target and self._behind("previous") != left)
+        return (left, target) if begun else None
+
+    def _begin(self, check_held: Callable[[], None], champion: RegisteredVersion, to: int | None) -> tuple[int, int]:
+        """Choose where a new rollback goes and write it down; returns (from, to), alike if it serves already."""
+        current = champion.version
+        self._settle(check_held, current)
+        target = self._served_before(current) if to is None else self._version(to)
+        if target.version != current:
+            digests = {str(v.version): v.tags.get("tire.bundle_digest", "") for v in (champion, target)}
+            evidence = {"bundles": digests}
+            self._record(check_held, "rolled_back", current, target.version, "asked for by a person", evidence)
         return current, target.version
+
+    def _settle(self, check_held: Callable[[], None], current: int) -> None:
+        """Make the history end with what serves: a promotion may have been cut short before its record, and a rollback
+        after it."""
+        recorded = self._last_move().get("to_version")
+        if recorded != current:
+            reason = "found in production without a record: a move was cut short, or it was made by hand"
+            self._record(check_held, "produced", recorded, current, reason, {})
+
+    def _leave(self, check_held: Callable[[], None], version: int) -> None:
+        """Put `previous` on the version that a rollback left; if that fails, the next rollback completes it."""
+        try:
+            self._move(check_held, "previous", version)
+        except ServiceUnavailable as error:
+            log.warning("the rollback is done, but `previous` may not be on version %d yet: %s", version, error)
+
+    def _move(self, check_held: Callable[[], None], alias: str, version: int) -> None:
+        check_held()
+        self._tracking.set_alias(alias, version)
 
     def _served_before(self, current: int) -> RegisteredVersion:
         """What `previous` says; a move that was cut short leaves that on the champion, and the history knows more."""
@@ -179,13 +216,16 @@ class Registry:
     def _last_move(self) -> dict[str, Any]:
         return next(iter(self._ledger.promotions(model=self.model, actions=MOVES, limit=1)), {})
 
-    def _last_produced(self) -> int | None:
-        """The version that the history says is in production; a crash may have moved the alias without a record."""
-        return self._last_move().get("to_version")
-
     def _record(
-        self, action: str, before: int | None, after: int | None, reason: str, evidence: Mapping[str, Any]
+        self,
+        check_held: Callable[[], None],
+        action: str,
+        before: int | None,
+        after: int | None,
+        reason: str,
+        evidence: Mapping[str, Any],
     ) -> None:
+        check_held()
         self._ledger.record_promotion(
             actor=self._actor,
             action=action,

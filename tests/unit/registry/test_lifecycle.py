@@ -31,6 +31,10 @@ def registered(registry: Registry, count: int) -> list[ModelRef]:
     return [registry.register(evaluation(f"k{i}", value=0.8 + i / 100)) for i in range(1, count + 1)]
 
 
+def unanswered() -> None:
+    raise ServiceUnavailable("MLflow did not answer")
+
+
 def history(ledger: FakeLedger) -> list[tuple[str, int | None, int | None]]:
     return [(r["action"], r["from_version"], r["to_version"]) for r in ledger.rows if r["action"] != "registered"]
 
@@ -181,13 +185,122 @@ def test_a_rollback_whose_second_alias_failed_is_completed_and_can_be_taken_back
     registry.produce(one, YES, {}, expected=None)
     registry.produce(two, YES, {}, expected=1)
     tracking.fail_alias_named = "previous"
-    with pytest.raises(ServiceUnavailable):
-        registry.rollback()
+    assert registry.rollback() == (2, 1)
     assert tracking.aliases == {"production": 1, "previous": 1}
     tracking.fail_alias_named = ""
     assert registry.rollback(to=to) == (2, 1)
     assert tracking.aliases == {"production": 1, "previous": 2}
     assert registry.rollback() == (1, 2)
+
+
+def test_a_rollback_whose_first_answer_was_lost_is_completed_by_the_next(registry, tracking, ledger) -> None:
+    for model in registered(registry, 3):
+        registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
+    tracking.then["set_alias", "production"] = unanswered
+    with pytest.raises(ServiceUnavailable):
+        registry.rollback(to=1)
+    assert registry.rollback() == (3, 1)
+    assert tracking.aliases == {"production": 1, "previous": 3}
+    assert history(ledger)[3:] == [("rolled_back", 3, 1)]
+
+
+def test_a_rollback_after_half_a_promotion_does_not_go_forward_either(registry, tracking) -> None:
+    one, two, three = registered(registry, 3)
+    registry.produce(one, YES, {}, expected=None)
+    registry.produce(two, YES, {}, expected=1)
+    tracking.fail_alias_named = "production"
+    with pytest.raises(ServiceUnavailable):
+        registry.produce(three, YES, {}, expected=2)
+    tracking.fail_alias_named = ""
+    tracking.then["set_alias", "production"] = unanswered
+    with pytest.raises(ServiceUnavailable):
+        registry.rollback()
+    assert registry.rollback() == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 2}
+
+
+def test_a_move_by_hand_is_written_down_and_can_be_taken_back(registry, tracking, ledger) -> None:
+    for model in registered(registry, 2):
+        registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
+    tracking.set_alias("production", 1)
+    assert registry.rollback() == (1, 2)
+    assert history(ledger)[2:] == [("produced", 2, 1), ("rolled_back", 1, 2)]
+
+
+def test_a_rollback_whose_last_answer_was_lost_is_done_and_need_not_be_repeated(registry, tracking, caplog) -> None:
+    for model in registered(registry, 2):
+        registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
+    tracking.then["set_alias", "previous"] = unanswered
+    assert registry.rollback() == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 2}
+    assert "the rollback is done, but `previous` may not be on version 2 yet: MLflow did not answer" in caplog.text
+
+
+def test_a_rollback_that_lost_its_lock_at_the_end_is_done(registry, tracking, ledger) -> None:
+    for model in registered(registry, 2):
+        registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
+    tracking.then["set_alias", "production"] = lambda: setattr(ledger, "locked", None)
+    assert registry.rollback() == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 1}
+    assert registry.rollback() == (2, 1)
+    assert tracking.aliases == {"production": 1, "previous": 2}
+
+
+@pytest.mark.parametrize("moment", [("by_alias", "production"), ("set_alias", "previous"), ("set_alias", "production")])
+def test_who_lost_the_lock_moves_and_records_nothing_more(registry, tracking, ledger, moment) -> None:
+    one, two, three = registered(registry, 3)
+    registry.produce(two, YES, {}, expected=None)
+    moved = moment == ("set_alias", "production")
+
+    def another_promoter() -> None:
+        ledger.locked = None
+        other = Registry(tracking, ledger, actor="bob", run_key="r2")
+        other.produce(three, YES, {}, expected=1 if moved else 2)
+
+    tracking.then[moment] = another_promoter
+    with pytest.raises(ServiceUnavailable, match="the lock was lost"):
+        registry.produce(one, YES, {}, expected=2)
+    serving_before = 1 if moved else 2
+    assert tracking.aliases == {"production": 3, "previous": serving_before}
+    between = [("produced", 2, 1)] if moved else []
+    assert history(ledger) == [("produced", None, 2), *between, ("produced", serving_before, 3)]
+
+
+def test_every_version_that_served_without_a_record_gets_one_at_the_next_promotion(registry, tracking, ledger) -> None:
+    one, two, three = registered(registry, 3)
+    for model, expected in ((one, None), (two, 1)):
+        tracking.then["set_alias", "production"] = lambda: setattr(ledger, "fail_records", 1)
+        with pytest.raises(ServiceUnavailable):
+            registry.produce(model, YES, {}, expected=expected)
+    registry.produce(three, YES, {}, expected=2)
+    assert history(ledger) == [("produced", None, 1), ("produced", 1, 2), ("produced", 2, 3)]
+    assert ["without a record" in r["reason"] for r in ledger.rows if r["action"] == "produced"] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("go_on", "rows"),
+    [
+        (lambda registry, _: registry.rollback(), []),
+        (lambda registry, _: registry.rollback(to=1), []),
+        (lambda registry, _: registry.rollback(to=3), [("produced", 1, 3)]),
+        (lambda registry, _: registry.rollback(to=2), [("produced", 1, 3), ("rolled_back", 3, 2)]),
+        (lambda registry, one: registry.produce(one, YES, {}, expected=3), [("produced", 1, 3), ("produced", 3, 1)]),
+    ],
+    ids=["gone on with", "repeated", "given up", "another one instead", "a promotion instead"],
+)
+def test_the_history_ends_with_what_serves_after_a_rollback_that_was_recorded_and_not_done(
+    registry, tracking, ledger, go_on, rows
+) -> None:
+    one, *_ = models = registered(registry, 3)
+    for model in models:
+        registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
+    tracking.fail_alias_named = "production"
+    with pytest.raises(ServiceUnavailable):
+        registry.rollback(to=1)
+    tracking.fail_alias_named = ""
+    go_on(registry, one)
+    assert history(ledger)[3:] == [("rolled_back", 3, 1), *rows]
+    assert tracking.aliases["production"] == history(ledger)[-1][2]
 
 
 def test_a_promotion_cut_short_between_its_aliases_does_not_lose_the_version_before(registry, tracking, ledger) -> None:
