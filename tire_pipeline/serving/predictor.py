@@ -6,6 +6,7 @@ Legend: B images, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import numpy as np
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.serving.limits import Limits
 from tire_pipeline.serving.model import LoadedModel, load_model
-from tire_pipeline.serving.reading import Reading, by_class, decide, read
+from tire_pipeline.serving.reading import Reading, by_class, decide, read, size_fault
 from tire_pipeline.settings import load_settings
 from tire_pipeline.stores import objects
 
@@ -78,6 +79,11 @@ class ImageClassifier:
 
     def _read(self, path: str | Path) -> Reading:
         try:
+            found = Path(path).stat()
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe waits for whoever may never write to it
+                return Reading("", error=f"{path} cannot be read: it is no regular file.")
+            if fault := size_fault(found.st_size, Limits()):
+                return Reading("", error=fault)
             data = Path(path).read_bytes()
         except (OSError, ValueError) as error:  # a ValueError for a path that no file can have
             reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -42,9 +42,8 @@ def read(data: bytes, bundle: Bundle, limits: Limits) -> Reading:
     """Decode and prepare one encoded picture. A file that is no picture is an ordinary result, not an exception."""
     spec, gate = bundle.preprocessing, bundle.input_gate
     sha256 = hashlib.sha256(data).hexdigest()
-    if len(data) > limits.max_image_bytes:
-        megabytes = limits.max_image_bytes / 2**20
-        return Reading(sha256, error=f"The file is larger than {megabytes:.0f} MiB. Save the picture smaller.")
+    if fault := size_fault(len(data), limits):
+        return Reading(sha256, error=fault)
     try:
         pixels_HWC = imaging.decode(data, max_pixels=limits.max_pixels, max_scan_pixels=limits.max_scan_pixels)
         height, width = pixels_HWC.shape[:2]
@@ -60,6 +59,13 @@ def read(data: bytes, bundle: Bundle, limits: Limits) -> Reading:
     except InputError as error:
         return Reading(sha256, error=str(error))
     return Reading(sha256, picture)
+
+
+def size_fault(num_bytes: int, limits: Limits) -> str | None:
+    """Why a file of this size is not looked at, or None."""
+    if num_bytes <= limits.max_image_bytes:
+        return None
+    return f"The file is larger than {limits.max_image_bytes / 2**20:.0f} MiB. Save the picture smaller."
 
 
 def decide(bundle: Bundle, picture: Picture, p_K: Floats) -> tuple[str, float, str]:

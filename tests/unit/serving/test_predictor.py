@@ -38,6 +38,13 @@ def test_every_path_has_an_entry_and_what_cannot_be_read_is_an_error_entry(
     assert answers[0].error is None
 
 
+def test_a_file_larger_than_any_picture_is_not_read(make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**40)  # no memory holds it, no disk either: it is a hole
+    (answer,) = ImageClassifier.load(make_bundle().path).predict([tmp_path / "large.png"])
+    assert answer.error == "The file is larger than 20 MiB. Save the picture smaller."
+
+
 @pytest.mark.parametrize("resize", ["stretch", "crop"])
 def test_a_wide_picture_is_answered_as_evaluation_answers_it(
     make_bundle: Callable[..., Bundle], tmp_path: Path, serve: Serve, resize: str

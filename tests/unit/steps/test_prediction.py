@@ -54,12 +54,17 @@ def test_a_folder_is_answered_file_by_file_with_times_and_progress(photos: Path,
 
 def test_what_no_file_can_be_called_and_what_is_not_there_stop_nothing(photos: Path, bundle: Bundle) -> None:
     absent = photos / "absent.png"
-    answers = steps.predict([photos / "00.png", absent, photos / "01.png"], bundle=bundle.path)
-    assert [a.get("label") for a in answers] == ["good", None, "defective"]
+    answers = steps.predict([photos / "00.png", absent, Path("a\0b.png"), photos / "01.png"], bundle=bundle.path)
+    assert [a.get("label") for a in answers] == ["good", None, None, "defective"]
     assert answers[1]["error"] == f"{absent} cannot be read: No such file or directory."
-    listing = write(photos / "in.csv", "path", "00.png", "a\0b.png", "01.png")
-    steps.predict_csv(photos / "out.csv", listing=listing, bundle=bundle.path)
-    assert [r["label"] for r in read(photos / "out.csv")] == ["good", "", "defective"]
+
+
+def test_a_pipe_among_the_pictures_of_a_folder_is_an_error_and_holds_nothing_up(photos: Path, bundle: Bundle) -> None:
+    os.mkfifo(photos / "00-pipe.png")
+    (photos / "00-link.png").symlink_to("00.png")
+    answers = steps.predict([photos], bundle=bundle.path)
+    assert [a.get("label") for a in answers[:4]] == ["good", None, "good", "defective"]
+    assert answers[1]["error"] == f"{photos / '00-pipe.png'} cannot be read: it is no regular file."
 
 
 def test_a_name_that_is_no_utf_8_comes_through_as_it_is(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
