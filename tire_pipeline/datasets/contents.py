@@ -154,7 +154,7 @@ def _labelled(store: ObjectStore, listed: Iterable[dict[str, Any]], version: str
     rows = (row for row in listed if is_visible(row["path"]))
     if store.head(where) is None:
         return _table({**row, **asdict(of_path(row["path"]))} for row in rows)
-    known = from_csv(read_text(store.get(where), where=where))
+    known = from_csv(read_text(store.get(where), where=where), where=where)
     unlisted = 0
 
     def named() -> Iterator[dict[str, Any]]:

@@ -148,7 +148,7 @@ def read_folder(folder: Path, *, labels: Path | None = None, columns: Columns | 
 def _labels(images: list[str], csv_path: Path | None, columns: Columns | None) -> dict[str, Labelled]:
     if csv_path is None:
         return {path: of_path(path) for path in images}
-    known = from_csv(read_text(csv_path.read_bytes(), where=str(csv_path)), columns=columns)
+    known = from_csv(read_text(csv_path.read_bytes(), where=str(csv_path)), where=str(csv_path), columns=columns)
     check_all_there(known.keys() - set(images), where=str(csv_path))
     return known
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,20 +46,22 @@ def monitor(
 
 
 def feedback(csv_file: Path, *, services: Services | None = None) -> dict[str, Any]:
-    """Record each row (prediction_id, label) of a CSV; rows that cannot be used are named with their reason."""
-    from tire_pipeline.datasets.labels import read_text
+    """Record each row (prediction_id, label) of a CSV; rows that cannot be used are named with their reason.
+
+    InputError for a file that cannot be read to its end; nothing of it is recorded then.
+    """
+    from tire_pipeline.datasets.labels import read_rows, read_text
 
     if not csv_file.is_file():
         raise InputError(f"The file {csv_file} does not exist.")
     ledger, refused, recorded = live(services).ledger, [], 0
-    with io.StringIO(read_text(csv_file.read_bytes(), where=str(csv_file)), newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := {"prediction_id", "label"} - set(reader.fieldnames or []):
-            raise InputError(f"{csv_file} lacks the column {', '.join(sorted(missing))}; it needs prediction_id,label.")
-        for row in reader:
-            try:
-                ledger.record_feedback((row["prediction_id"] or "").strip(), (row["label"] or "").strip(), "csv")
-                recorded += 1
-            except InputError as error:
-                refused.append(f"line {reader.line_num}: {error}")
+    columns, rows = read_rows(read_text(csv_file.read_bytes(), where=str(csv_file)), where=str(csv_file))
+    if missing := {"prediction_id", "label"} - set(columns):
+        raise InputError(f"{csv_file} lacks the column {', '.join(sorted(missing))}; it needs prediction_id,label.")
+    for line, row in list(rows):
+        try:
+            ledger.record_feedback((row["prediction_id"] or "").strip(), (row["label"] or "").strip(), "csv")
+            recorded += 1
+        except InputError as error:
+            refused.append(f"line {line}: {error}")
     return {"recorded": recorded, "refused": refused}

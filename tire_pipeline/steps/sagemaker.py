@@ -178,7 +178,8 @@ def _ground_truth(channels: Channels) -> dict[str, str]:
 
     for folder in (channels.ground_truth, channels.eval):
         if folder and (file := folder / LABELS_FILE).is_file():
-            return {p: row.label for p, row in from_csv(read_text(file.read_bytes(), where=str(file))).items()}
+            text = read_text(file.read_bytes(), where=str(file))
+            return {p: row.label for p, row in from_csv(text, where=str(file)).items()}
     return {}
 
 

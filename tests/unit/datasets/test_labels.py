@@ -52,12 +52,22 @@ def test_a_column_that_is_path_label_group_or_split_by_option_is_no_other_one() 
         ("path,label\n1.jpg,good\n./1.jpg,bad\n", "line 3, gives '1.jpg' twice"),
         ("path,label\n,good\n", "line 2, has no path"),
         ("path,label,split\n1.jpg,good,valid\n", "line 2: the split 'valid' is none of train, val, test"),
+        ("path,label,label\n1.jpg,good,bad\n", "has the column 'label' more than once. Give each column a name of its"),
+        (f"path,{'x' * 2**18}\n", "line 1, cannot be read: field larger than field limit (131072)"),
+        (
+            'path,label\n1.jpg,good\n2.jpg,"good\n' + "3.jpg,good\n" * 2**14,
+            "line 3, cannot be read: field larger than field limit (131072). Close the quote that is opened there",
+        ),
     ],
 )
 def test_a_labels_file_that_cannot_be_used_is_refused_with_its_line(text: str, said: str) -> None:
     with pytest.raises(InputError) as refused:
-        from_csv(text)
-    assert said in str(refused.value)
+        from_csv(text, where="v1/labels.csv")
+    assert str(refused.value).startswith("v1/labels.csv") and said in str(refused.value)
+
+
+def test_the_commas_and_line_ends_of_spreadsheets_are_understood() -> None:
+    assert from_csv("path,label,,\r1.jpg,good,,\r") == {"1.jpg": Labelled("good")}
 
 
 def test_excels_mark_before_the_header_is_no_part_of_a_column() -> None:
@@ -68,3 +78,8 @@ def test_excels_mark_before_the_header_is_no_part_of_a_column() -> None:
 def test_text_that_is_not_utf8_is_refused_with_the_byte_and_the_fix() -> None:
     with pytest.raises(InputError, match=r"v1/labels.csv is not UTF-8 \(byte 12 is 0xfc\). Save it as 'CSV UTF-8'"):
         read_text("path,label\n1ü.jpg,good\n".encode("cp1252"), where="v1/labels.csv")
+
+
+def test_text_with_a_nul_is_refused_with_its_line() -> None:
+    with pytest.raises(InputError, match=r"v1/labels.csv, line 2, has a NUL character\. Take it out, or save"):
+        read_text(b"path,label,remark\n1.jpg,good,a\0b\n", where="v1/labels.csv")

@@ -52,6 +52,9 @@ def test_feedback_is_recorded_row_by_row(tmp_path: Path, fake: Any) -> None:
         (b"id,label\n1,good\n", "lacks the column prediction_id; it needs prediction_id,label"),
         (b"", "lacks the column label, prediction_id"),
         ("prediction_id,label\n1,Gr\u00fcn\n".encode("cp1252"), "is not UTF-8"),
+        (b"prediction_id,label\n1,good\n2,go\0od\n", r"f\.csv, line 3, has a NUL character"),
+        (b"prediction_id,label\n1,good\n2," + b"x" * 2**18, r"f\.csv, line 3, cannot be read: field larger than"),
+        (b"prediction_id,label,label\n1,good,bad\n", "has the column 'label' more than once"),
     ],
 )
 def test_a_feedback_file_that_cannot_be_read_is_refused(tmp_path: Path, fake: Any, data: bytes, said: str) -> None:
