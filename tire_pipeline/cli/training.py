@@ -168,7 +168,9 @@ def predict(
     csv: Annotated[Path | None, typer.Option(help="A CSV that names the images, instead of PATHS.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answers to this CSV; needed with --csv.")] = None,
     path_column: Annotated[str, typer.Option(help="With --csv: the column of the paths.")] = "path",
-    label_column: Annotated[str, typer.Option(help="With --csv: the column of the classes, where known.")] = "label",
+    label_column: Annotated[
+        str, typer.Option(help="With --csv: the column of the classes, where known; several with commas.")
+    ] = "label",
     as_json: Json = False,
 ) -> None:
     """Classify images. One that cannot be read is reported and stops nothing.

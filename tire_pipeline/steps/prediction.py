@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tire_pipeline.errors import InputError
+from tire_pipeline.several_labels import values_by_label
 from tire_pipeline.steps.data import Progress
 from tire_pipeline.steps.live import live, stored_bundle
 
@@ -25,16 +26,15 @@ ANSWER = ("predicted_class", "probability", "decision", "ms", "error")
 
 @dataclass(frozen=True)
 class Listing:
-    """What a CSV asks for: its columns and rows, the files they name, and the classes where they have one."""
+    """What a CSV asks for: its columns and rows, the files they name, its label columns as `labels.label_columns` has
+    them, and whether any row has a class.
+    """
 
     columns: list[str]
     rows: list[dict[str, str]]
     files: list[Path]
-    labels: list[str]
-
-    @property
-    def labelled(self) -> bool:
-        return any(self.labels)
+    labels: dict[str, str]
+    labelled: bool
 
 
 def predict(
@@ -64,31 +64,39 @@ def predict_csv(
     progress: Progress | None = None,
     services: Services | None = None,
 ) -> dict[str, Any]:
-    """Classify what the CSV `listing` or `paths` name, and write the answers to the CSV `out`, row by row.
+    """Classify what the CSV `listing` or `paths` name, and write the answers to the CSV `out`, once all are known.
 
     Where there are no classes to compare with, that is path, predicted_class, probability, decision, ms, error; where
     the listing has some, true_class as well. A listing without any becomes a submission: its own rows and columns, with
     the label filled in. A file that cannot be read has its reason under `error`, in a submission an empty label.
 
+    Label columns are those of a labels.csv (`datasets.labels.Columns`): several are compared as one class, and filled
+    in each with its own value. One that is called like a label of the model's is compared with that label's value.
+
     Returns counts, throughput, and for classes that were known the accuracy. Paths are relative to the listing's
-    folder. InputError for a listing that cannot be used.
+    folder. InputError for a listing that cannot be used, or that `out` would overwrite.
     """
+    from tire_pipeline.datasets.labels import class_of, values_of
+
+    if listing and out.exists() and listing.exists() and out.samefile(listing):
+        raise InputError(f"{out} is the CSV that names the images, and would be overwritten. Name another --out.")
     asked = _read_listing(listing, path_column, label_column) if listing else None
     files = asked.files if asked else _images(paths)
     submission = asked is not None and not asked.labelled
     classifier = _classifier(bundle, services)
-    columns = _columns(asked, label_column)
+    labels = _labels_in_order(asked.labels, classifier.bundle.classes, where=str(listing)) if asked else {}
+    columns = _columns(asked)
     counts = {"num_images": 0, "num_errors": 0, "num_labelled": 0, "num_right": 0}
     begun = time.monotonic()
-    with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names that are no UTF-8
+    with _written_whole(out) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for i, answer in enumerate(_answers(classifier, files, progress)):
-            truth = asked.labels[i] if asked else ""
-            _count(counts, answer, truth)
             own = asked.rows[i] if asked else {}
+            filled = {**own, **values_of(answer.get("label", ""), labels)}
+            truth, said = (class_of(row, labels, where=str(listing)) for row in (own, filled))
+            _count(counts, answer, truth, said)
             named = own.get(path_column) or answer["path"]
-            filled = {**own, label_column: answer.get("label", "")}
             writer.writerow(filled if submission else _row(named, answer, truth, columns))
     return _summary(counts, out, time.monotonic() - begun)
 
@@ -98,19 +106,47 @@ def _row(path: str, answer: Mapping[str, Any], truth: str, columns: Sequence[str
     return {name: row.get(name, "") for name in columns}
 
 
-def _columns(asked: Listing | None, label_column: str) -> list[str]:
+def _columns(asked: Listing | None) -> list[str]:
     if asked is None:
         return ["path", *ANSWER]
     if asked.labelled:
         return ["path", "true_class", *ANSWER]
-    return asked.columns if label_column in asked.columns else [*asked.columns, label_column]
+    return [*asked.columns, *(column for column in asked.labels if column not in asked.columns)]
 
 
-def _count(counts: dict[str, int], answer: Mapping[str, Any], truth: str) -> None:
+def _labels_in_order(labels: Mapping[str, str], classes: Sequence[str], *, where: str) -> dict[str, str]:
+    """The label columns in the order in which the classes combine them. InputError for labels that they lack."""
+    if len(labels) == 1:
+        return dict(labels)
+    known = list(values_by_label(classes))
+    if not set(labels.values()) <= set(known):
+        raise InputError(
+            f"{where} has the labels {', '.join(labels.values())}, but the model's classes have "
+            f"{', '.join(known) or 'one label only'}. Name the columns of the model's labels with --label-column."
+        )
+    return dict(sorted(labels.items(), key=lambda item: known.index(item[1])))
+
+
+@contextmanager
+def _written_whole(out: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `out` when it is complete; a pipe or terminal is written to as it is."""
+    whole = out.resolve()
+    part = out if out.exists() and not out.is_file() else whole.with_name(f".{whole.name}.part")
+    try:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names that are no UTF-8
+            yield file
+        if part != out:
+            part.replace(whole)
+    finally:
+        if part != out:
+            part.unlink(missing_ok=True)
+
+
+def _count(counts: dict[str, int], answer: Mapping[str, Any], truth: str, said: str) -> None:
     counts["num_images"] += 1
     counts["num_errors"] += "error" in answer
     counts["num_labelled"] += bool(truth)
-    counts["num_right"] += bool(truth) and answer.get("label") == truth
+    counts["num_right"] += bool(truth) and said == truth
 
 
 def _summary(counts: Mapping[str, int], out: Path, seconds: float) -> dict[str, Any]:
@@ -153,25 +189,27 @@ def _images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _read_listing(listing: Path, path_column: str, label_column: str) -> Listing:
-    from tire_pipeline.datasets.labels import read_text
+    from tire_pipeline.datasets.labels import Columns, class_of, label_columns, read_rows, read_text
 
     if not listing.is_file():
         raise InputError(f"The file {listing} does not exist.")
-    with io.StringIO(read_text(listing.read_bytes(), where=str(listing)), newline="") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), list(reader.fieldnames or [])
+    columns, numbered = read_rows(read_text(listing.read_bytes(), where=str(listing)), where=str(listing))
     if path_column not in columns:
         raise InputError(
             f"{listing} has no column {path_column!r}; it has {', '.join(map(repr, columns)) or 'no header'}. Name the "
             "column with --path-column."
         )
-    if long := next((i for i, row in enumerate(rows, start=1) if None in row), None):
-        raise InputError(f"Row {long} of {listing} has more fields than the header. Quote what holds a comma.")
+    labels = label_columns(Columns(path=path_column, label=label_column), columns)
+    rows, labelled = [], False
+    for line, row in numbered:
+        if None in row:
+            raise InputError(f"{listing}, line {line}, has more fields than the header. Quote what holds a comma.")
+        rows.append(row)
+        labelled |= bool(class_of(row, labels, where=f"{listing}, line {line},"))
     if not rows:
         raise InputError(f"{listing} has no rows.")
     files = [listing.parent / (row[path_column] or "").strip() for row in rows]
-    labels = [(row.get(label_column) or "").strip() for row in rows]
-    return Listing(columns, rows, files, labels)
+    return Listing(columns, rows, files, labels, labelled)
 
 
 def _classifier(bundle: Path | None, services: Services | None) -> ImageClassifier:

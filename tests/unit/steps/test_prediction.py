@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ RED, GREEN = solid(220, 20), solid(20, 220)
 def bundle(make_bundle: Any) -> Bundle:  # noqa: F811
     made: Bundle = make_bundle()
     return made
+
+
+@pytest.fixture
+def of_two_labels(bundle: Bundle) -> Bundle:
+    """Red is a defective tread, green a good side."""
+    return replace(bundle, classes=["condition=defective;view=tread", "condition=good;view=side"]).save()
 
 
 @pytest.fixture
@@ -99,6 +106,96 @@ def test_a_csv_with_classes_is_compared_with_them(photos: Path, bundle: Bundle, 
     assert made["accuracy"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("columns", "label_column"), [("label:view,label:condition", "label"), ("view,condition", "view,condition")]
+)
+def test_several_label_columns_are_compared_as_one_class_in_the_models_order(
+    columns: str, label_column: str, photos: Path, of_two_labels: Bundle, tmp_path: Path
+) -> None:
+    lines = ["00.png,side,good", "01.png,side,defective", "02.png,,", "20.png,side,good"]
+    asked = write(photos / "in.csv", f"path,{columns}", *lines)
+    out = tmp_path / "out.csv"
+    made = steps.predict_csv(out, listing=asked, label_column=label_column, bundle=of_two_labels.path)
+    assert [(r["true_class"], r["predicted_class"]) for r in read(out)] == [
+        ("condition=good;view=side", "condition=good;view=side"),
+        ("condition=defective;view=side", "condition=defective;view=tread"),
+        ("", "condition=good;view=side"),
+        ("condition=good;view=side", ""),
+    ]
+    assert made["accuracy"] == 1 / 3
+
+
+@pytest.mark.parametrize("column", ["condition", "label:condition"])
+def test_one_label_of_several_is_compared_with_its_own_value(
+    column: str, photos: Path, of_two_labels: Bundle, tmp_path: Path
+) -> None:
+    asked = write(photos / "in.csv", f"path,{column}", "00.png,good", "01.png,defective", "02.png,defective", "03.png,")
+    out = tmp_path / "out.csv"
+    made = steps.predict_csv(out, listing=asked, label_column=column, bundle=of_two_labels.path)
+    assert [r["true_class"] for r in read(out)] == ["good", "defective", "defective", ""]
+    assert read(out)[0]["predicted_class"] == "condition=good;view=side"
+    assert made["accuracy"] == 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("header", "label_column", "expected"),
+    [
+        ("path,label:view,label:condition", "label", ["00.png,side,good", "01.png,tread,defective", "20.png,,"]),
+        ("path,view", "condition,view", ["00.png,side,good", "01.png,tread,defective", "20.png,,"]),
+        ("path,condition", "condition", ["00.png,good", "01.png,defective", "20.png,"]),
+    ],
+)
+def test_a_submission_has_each_label_in_its_own_column(
+    header: str, label_column: str, expected: list[str], photos: Path, of_two_labels: Bundle, tmp_path: Path
+) -> None:
+    empty = "," * header.count(",")
+    asked = write(photos / "in.csv", header, *(f"{name}{empty}" for name in ("00.png", "01.png", "20.png")))
+    steps.predict_csv(tmp_path / "out.csv", listing=asked, label_column=label_column, bundle=of_two_labels.path)
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == expected
+
+
+def test_labels_that_the_model_does_not_have_are_refused(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    asked = write(photos / "in.csv", "path,label:condition,label:view", "00.png,good,side")
+    with pytest.raises(InputError, match="has the labels condition, view, but the model's classes have one label only"):
+        steps.predict_csv(tmp_path / "out.csv", listing=asked, bundle=bundle.path)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_csv_that_is_read_is_never_the_one_that_is_written(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    asked = write(photos / "in.csv", "path", "00.png")
+    (tmp_path / "link.csv").symlink_to(asked)
+    for out in (asked, photos / ".." / "photos" / "in.csv", tmp_path / "link.csv"):
+        with pytest.raises(InputError, match=r"is the CSV that names the images, and would be overwritten"):
+            steps.predict_csv(out, listing=asked, bundle=bundle.path)
+    assert asked.read_text() == "path\n00.png\n"
+
+
+def test_a_csv_is_there_whole_or_as_it_was(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out = write(tmp_path / "out.csv", "of yesterday")
+    before = sorted(tmp_path.iterdir())
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.predict_csv(out, paths=[photos], bundle=bundle.path, progress=stop)
+    assert out.read_text() == "of yesterday\n" and sorted(tmp_path.iterdir()) == before
+    (tmp_path / "link.csv").symlink_to(out)
+    steps.predict_csv(tmp_path / "link.csv", paths=[photos], bundle=bundle.path)
+    assert (tmp_path / "link.csv").is_symlink() and len(read(out)) == 21
+    with pytest.raises(IsADirectoryError):
+        steps.predict_csv(photos, paths=[photos], bundle=bundle.path, progress=stop)
+
+
+def test_answers_can_be_written_into_a_pipe(photos: Path, bundle: Bundle) -> None:
+    reading, writing = os.pipe()
+    steps.predict_csv(Path(f"/dev/fd/{writing}"), paths=[photos / "00.png"], bundle=bundle.path)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        assert pipe.read().splitlines()[1].startswith(f"{photos / '00.png'},good,")
+
+
 @pytest.mark.parametrize("header", ["id,path,label", "id,path"])
 def test_a_csv_without_classes_becomes_a_submission(header: str, photos: Path, bundle: Bundle, tmp_path: Path) -> None:
     end = "," if header.endswith("label") else ""
@@ -116,7 +213,11 @@ def test_a_csv_without_classes_becomes_a_submission(header: str, photos: Path, b
         ("file\na.png\n", "has no column 'path'; it has 'file'. Name the column with --path-column"),
         ("", "has no header"),
         ("path\n", "has no rows"),
-        ("path\na,b.png\n", "Row 1 .* has more fields than the header"),
+        ("path\na,b.png\n", r"in\.csv, line 2, has more fields than the header"),
+        ("path,x,x\na.png,1,2\n", r"in\.csv has the column 'x' more than once"),
+        ("path\na\0b.png\n", r"in\.csv, line 2, has a NUL character"),
+        (f'path\na.png\n"{"b" * 2**18}"\n', r"in\.csv, line 3, cannot be read: field larger than field limit"),
+        ("path,label:condition,label:view\na.png,bad,\n", r"in\.csv, line 2, has no view, but other labels"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_refused_before_a_model_is_loaded(text: str, said: str, tmp_path: Path) -> None:
