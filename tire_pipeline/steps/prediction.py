@@ -84,7 +84,8 @@ def predict_csv(
     files = asked.files if asked else _images(paths)
     submission = asked is not None and not asked.labelled
     classifier = _classifier(bundle, services)
-    labels = _labels_in_order(asked.labels, classifier.bundle.classes, where=str(listing)) if asked else {}
+    labels = asked.labels if asked else {}
+    _check_labels(labels, classifier.bundle.classes, where=str(listing))
     columns = _columns(asked)
     counts = {"num_images": 0, "num_errors": 0, "num_labelled": 0, "num_right": 0}
     begun = time.monotonic()
@@ -114,17 +115,14 @@ def _columns(asked: Listing | None) -> list[str]:
     return [*asked.columns, *(column for column in asked.labels if column not in asked.columns)]
 
 
-def _labels_in_order(labels: Mapping[str, str], classes: Sequence[str], *, where: str) -> dict[str, str]:
-    """The label columns in the order in which the classes combine them. InputError for labels that they lack."""
-    if len(labels) == 1:
-        return dict(labels)
+def _check_labels(labels: Mapping[str, str], classes: Sequence[str], *, where: str) -> None:
+    """Raises InputError for several labels of which the classes lack one."""
     known = list(values_by_label(classes))
-    if not set(labels.values()) <= set(known):
+    if len(labels) > 1 and not set(labels.values()) <= set(known):
         raise InputError(
             f"{where} has the labels {', '.join(labels.values())}, but the model's classes have "
             f"{', '.join(known) or 'one label only'}. Name the columns of the model's labels with --label-column."
         )
-    return dict(sorted(labels.items(), key=lambda item: known.index(item[1])))
 
 
 @contextmanager
