@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tire_pipeline.errors import InputError
 from tire_pipeline.several_labels import values_by_label
 from tire_pipeline.steps.data import Progress
-from tire_pipeline.steps.live import live, stored_bundle
+from tire_pipeline.steps.live import live, registered_bundle
 
 if TYPE_CHECKING:
     from tire_pipeline.serving.predictor import ImageClassifier
@@ -220,5 +220,5 @@ def _classifier(bundle: Path | None, services: Services | None) -> ImageClassifi
     champion = s.tracking.by_alias("production")
     if champion is None:
         raise InputError("No model is in production yet. Name a bundle with --bundle, or promote a model.")
-    with stored_bundle(s, champion.tags["tire.bundle"]) as stored:
+    with registered_bundle(s, champion.tags) as stored:
         return ImageClassifier.load(stored.path)  # which then needs its files no more
