@@ -24,6 +24,11 @@ CHUNKS_MAX = 100_000  # of a PNG's pixels; the usual one has 8 KB or more
 SCAN_BYTES_MIN = 10  # of a JPEG's SOS segment (ITU-T T.81, B.2.3)
 ENTRIES_MAX = 65_535  # of a TIFF's directories; cameras write about 60
 NUMBERS_MAX = 400_000  # in them; five million took Pillow 1.6 GB and 8 s
+PARTS_MAX = 100_000  # strips or tiles of a TIFF
+PLACES = (273, 324)  # where a TIFF's strips and tiles lie
+SHARED_MAX = 8  # of them, that may be the same
+COMPRESSED = (b"iCCP", b"zTXt", b"iTXt")  # PNG's chunks that unpack to a megabyte and more
+COMPRESSED_MAX = 64
 # Bytes of a value by its type (TIFF 6.0, p. 15); those of types 1, 2 and 7 stay bytes.
 NUMBER_SIZES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
@@ -74,8 +79,6 @@ def check_segments(data: bytes) -> bool:
 
 def check_directories(data: bytes) -> None:
     """Raises InputError for a TIFF, or EXIF data, with long lists of numbers, such as the places of its strips."""
-    if len(data) <= NUMBERS_MAX:
-        return  # Pillow reads no more values than there are bytes
     num_entries = num_numbers = 0
     pending, seen = [_first_directory(data)], set[int]()
     while pending:
@@ -86,11 +89,21 @@ def check_directories(data: bytes) -> None:
             num_entries += 1
             size = count * NUMBER_SIZES.get(kind, 0)
             num_numbers += count if 0 < size <= len(data) else 0  # Pillow steps over what cannot be
-            if num_entries > ENTRIES_MAX or num_numbers > NUMBERS_MAX:
+            # It reads no more values than there are bytes.
+            if len(data) > NUMBERS_MAX and (num_entries > ENTRIES_MAX or num_numbers > NUMBERS_MAX):
                 raise InputError(
                     f"The picture's metadata lists more than {NUMBERS_MAX} numbers or {ENTRIES_MAX} entries, as a TIFF "
                     "of very many strips does. Export it again."
                 )
+            if tag in PLACES and count > PARTS_MAX:
+                raise InputError(f"The TIFF has more than {PARTS_MAX} strips or tiles. Export it again.")
+            if (
+                tag in PLACES
+                and kind in INTEGERS
+                and count > 8
+                and 2 * _num_different(data, kind, count, value) < count
+            ):
+                raise InputError("The TIFF names the same parts of the picture again and again. Export it again.")
             if tag in SUB_DIRECTORIES and kind in INTEGERS:
                 pending.append(_first_number(data, kind, size, value))
 
@@ -125,12 +138,17 @@ def _length(data: bytes, at: int) -> int:
 
 
 def _check_chunks(data: bytes) -> None:
-    at, num_others, num_pixels = len(PNG_START), 0, 0
-    while at + 8 <= len(data):
-        is_pixels = data.startswith(b"IDAT", at + 4)
-        num_pixels, num_others = num_pixels + is_pixels, num_others + (not is_pixels)
-        if num_others > SEGMENTS_MAX or num_pixels > CHUNKS_MAX:
-            raise InputError(f"The PNG is made of more than {SEGMENTS_MAX} pieces. Export it again.")
+    at, kind, num_others, num_pixels, num_compressed = len(PNG_START), b"", 0, 0, 0
+    while at + 8 <= len(data) and kind != b"IEND":
+        kind = data[at + 4 : at + 8]
+        num_pixels += kind == b"IDAT"
+        num_others += kind != b"IDAT"
+        num_compressed += kind in COMPRESSED
+        if num_others > SEGMENTS_MAX or num_pixels > CHUNKS_MAX or num_compressed > COMPRESSED_MAX:
+            raise InputError(
+                f"The PNG is made of more than {SEGMENTS_MAX} pieces, or has more than {COMPRESSED_MAX} compressed "
+                "texts. Export it again."
+            )
         at += 12 + int.from_bytes(data[at : at + 4])
 
 
@@ -154,6 +172,13 @@ def _entries(data: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
         (number,) = length.unpack_from(data, at)
         for i in range(number):
             yield entry.unpack_from(data, at + length.size + i * entry.size)
+
+
+def _num_different(data: bytes, kind: int, count: int, value: int) -> int:
+    """How many different integers an entry lists where it says that they lie."""
+    integer = np.dtype(_order(data) + {2: "u2", 4: "u4", 8: "u8"}.get(NUMBER_SIZES[kind], "u1"))
+    place = data[value : value + count * integer.itemsize]
+    return len(np.unique(np.frombuffer(place, integer, len(place) // integer.itemsize)))
 
 
 def _first_number(data: bytes, kind: int, size: int, value: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -17,7 +21,7 @@ from tests.integration.servers import RED, make_bundle
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import GateRefused, ServiceUnavailable
 from tire_pipeline.evaluation.checked_server import ServingImage
-from tire_pipeline.evaluation.serving_check import ServingLimits, answers, check_answers, check_load, serving
+from tire_pipeline.evaluation.serving_check import Server, ServingLimits, answers, check_answers, check_load, serving
 from tire_pipeline.imaging import encode_jpeg, encode_png
 from tire_pipeline.stores.containers import Containers
 
@@ -49,6 +53,35 @@ def test_a_good_bundle_passes_with_its_figures_unless_it_takes_too_long_or_too_m
     assert given.p_NK[0] == pytest.approx(given.p_NK[2])
     assert given.decisions == [("defective", "defective")] * 24
     assert server.started.ended() == "0"
+
+
+def test_a_server_that_dies_while_it_is_asked_is_a_refusal(tmp_path: Path) -> None:
+    """As the kernel ends one that takes too much memory."""
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+
+    def kill_and_ask(bundle: Bundle, server: Server) -> None:
+        (child,) = (p for p in psutil.Process().children() if "serve" in p.cmdline())
+        child.kill()
+        while not server.started.ended():
+            time.sleep(0.01)
+        check_load(bundle, server, ServingLimits())
+
+    with (
+        pytest.raises(GateRefused, match="The server ended with -9 while it was asked"),
+        serving(made.path, log_file=tmp_path / "server.log") as (bundle, server),
+    ):
+        kill_and_ask(bundle, server)
+
+
+def test_a_server_that_is_stopped_as_soon_as_it_says_that_it_serves_ends_well(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "bundle", gain=1.0)
+    command = [sys.executable, "-m", "tire_pipeline", "--verbose", "serve", "--bundle", str(made.path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as server:
+        assert server.stderr
+        next(line for line in server.stderr if b"Serving" in line)
+        server.terminate()
+        server.stderr.read()
+        assert server.wait(30) == 0
 
 
 def corrupt(bundle: Bundle) -> None:

@@ -253,6 +253,42 @@ def test_odd_metadata_is_left_to_pillow(head: bytes) -> None:
     check_directories(head)
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 7])
+def test_a_tiff_of_very_many_strips_is_refused_whatever_type_their_places_have(kind: int) -> None:
+    data = LITTLE + directory((273, kind, 120_000, 26)) + bytes(range(256)) * 4_000
+    with pytest.raises(InputError, match="more than 100000 strips"):
+        imaging.decode(data)
+
+
+def test_a_compressed_tiff_that_names_its_strips_again_and_again_is_refused() -> None:
+    photograph(1).save(buffer := io.BytesIO(), "TIFF", compression="tiff_lzw", tiffinfo={278: 4})
+    data = bytearray(buffer.getvalue())
+    assert imaging.decode(bytes(data)).shape == (97, 131, 3)
+    with Image.open(buffer) as image:
+        places = image.tag_v2[273]
+    assert len(places) == 25
+    at = data.index(struct.pack("<II", *places[:2]))
+    data[at : at + 4 * 25] = struct.pack("<I", places[0]) * 25
+    with pytest.raises(InputError, match="again and again"):
+        imaging.decode(bytes(data))
+
+
+def test_a_png_of_many_compressed_texts_is_refused_and_one_padded_behind_its_end_is_not() -> None:
+    photograph(8).save(buffer := io.BytesIO(), "PNG")
+    data, text = buffer.getvalue(), b"Comment\0\0" + zlib.compress(bytes(100))
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    with pytest.raises(InputError, match="more than 64 compressed texts"):
+        imaging.decode(data[:33] + chunk * 70 + data[33:])
+    padded = data[:33] + chunk * 20 + data[33:] + bytes(100_000)
+    assert np.array_equal(imaging.decode(padded), imaging.decode(data))
+
+
+def test_a_tiff_compressed_by_lzma_is_refused() -> None:
+    photograph(1).save(buffer := io.BytesIO(), "TIFF", compression="lzma")
+    with pytest.raises(InputError, match="compressed by LZMA"):
+        imaging.decode(buffer.getvalue())
+
+
 def test_a_cameras_small_metadata_is_never_too_much() -> None:
     """Even where its number of entries is damaged, and each is noise."""
     noise = np.random.default_rng(0).bytes(60_000)

@@ -83,7 +83,11 @@ def serving(folder: Path, *, log_file: Path, image: ServingImage | None = None) 
         httpx.Client(base_url=started.url, timeout=30, headers=headers, trust_env=False) as client,
     ):
         _wait_ready(client, started)
-        yield bundle, Server(client, started, time.monotonic() - begun)
+        try:
+            yield bundle, Server(client, started, time.monotonic() - begun)
+        except httpx.TransportError as error:
+            how = f"ended with {ended}" if (ended := started.ended()) else f"did not answer ({type(error).__name__})"
+            raise GateRefused(f"The server {how} while it was asked: {started.last_words()}") from error
 
 
 def check_answers(bundle: Bundle, server: Server) -> dict[str, float]:

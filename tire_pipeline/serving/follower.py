@@ -47,6 +47,7 @@ class Follower:
         self._trouble = ""
         self._stopped = threading.Event()
         # A daemon: a download that hangs does not hold up the end of the process, and leaves no half bundle.
+        self._unnoted: Target | None = None
         self._thread = threading.Thread(target=self._run, name=f"follower-{alias}", daemon=True)
 
     def start(self) -> None:
@@ -70,6 +71,7 @@ class Follower:
                 self._slot.clear()
             if target and self._is_new(target):
                 self._follow(target)
+            self._note()
             self._trouble = ""
         except Exception as error:  # the thread must outlive whatever MLflow, S3 or the disk come up with
             if str(error) != self._trouble:
@@ -97,14 +99,27 @@ class Follower:
             log.error("Version %d is refused as %s: %s", target.version, self._alias, error)
 
     def _load(self, target: Target) -> None:
-        model = self._loaded(target)
-        self._slot.swap(model)
-        if self._keeps:
-            self._cache.remember(target)
+        self._slot.swap(self._loaded(target))
         log.info("Version %d (%s) is %s now", target.version, target.digest[:12], self._alias)
+        self._unnoted = target if self._keeps else None
+        self._note()
+
+    def _note(self) -> None:
+        """Remember what answers; where the disk is full the next step tries again."""
+        if self._unnoted:
+            self._cache.remember(self._unnoted)
+            self._unnoted = None
 
     def _loaded(self, target: Target) -> LoadedModel:
         current = self._slot.current
         if current and current.bundle.digest == target.digest:  # the same bundle under another version
             return replace(current, version=target.version)
+        was_there = self._cache.path(target.digest).is_dir()
+        try:
+            return load_model(self._cache.fetch(target), version=target.version, threads=self._threads)
+        except InputError as error:
+            if not was_there:
+                raise
+            log.warning("What is kept of version %d is no good, so it is fetched again: %s", target.version, error)
+            self._cache.discard(target.digest)
         return load_model(self._cache.fetch(target), version=target.version, threads=self._threads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,22 +41,27 @@ class Explainer:
     def __init__(self, predictor: OnlinePredictor) -> None:
         self._predictor, self._busy = predictor, False
 
-    async def explain(self, model: LoadedModel, x_CHW: Floats, *, label: int | None = None) -> OcclusionMap:
-        """The map for class `label`, that of the decision where it is None."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Held by one request at a time; take it before anything that costs."""
         if self._busy:
             raise Overloaded("Another map is being made; try again in a second.")
         self._busy = True
         try:
-            whole_K = (await self._predictor.infer(model, x_CHW[None]))[0]
-            shown = model.bundle.classes.index(model.bundle.decide(whole_K)[0]) if label is None else label
-            lost: list[float] = []
-            for x_BCHW in covered(x_CHW):
-                p_BK = await self._predictor.infer(model, x_BCHW)
-                lost += [float(whole_K[shown] - p) for p in p_BK[:, shown]]
-                await asyncio.sleep(0)
-            return OcclusionMap(shown, float(whole_K[shown]), np.array(lost, np.float32).reshape(CELLS, CELLS))
+            yield
         finally:
             self._busy = False
+
+    async def explain(self, model: LoadedModel, x_CHW: Floats, *, label: int | None = None) -> OcclusionMap:
+        """The map for class `label`, that of the decision where it is None."""
+        whole_K = (await self._predictor.infer(model, x_CHW[None]))[0]
+        shown = model.bundle.classes.index(model.bundle.decide(whole_K)[0]) if label is None else label
+        lost: list[float] = []
+        for x_BCHW in covered(x_CHW):
+            p_BK = await self._predictor.infer(model, x_BCHW)
+            lost += [float(whole_K[shown] - p) for p in p_BK[:, shown]]
+            await asyncio.sleep(0)
+        return OcclusionMap(shown, float(whole_K[shown]), np.array(lost, np.float32).reshape(CELLS, CELLS))
 
 
 def covered(x_CHW: Floats) -> Iterator[Floats]:

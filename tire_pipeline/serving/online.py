@@ -129,7 +129,7 @@ class OnlinePredictor:
     async def _by_champion(self, champion: LoadedModel, upload: Upload) -> Scored:
         started = time.perf_counter()
         scored = await self._score(self._batcher, champion, upload)
-        if self._beside:
+        if self._beside and scored.reading.picture:
             self._beside.trial.answered(champion, seconds=time.perf_counter() - started)
         return scored
 
@@ -142,7 +142,8 @@ class OnlinePredictor:
         except Exception as error:  # onnxruntime's own exceptions share no base
             log.warning("Version %d failed on a request, the champion answers it: %s", challenger.version, error)
             scored = None
-        beside.trial.answered(challenger, seconds=time.perf_counter() - started, failed=scored is None)
+        if scored is None or scored.reading.picture:  # what is no picture says nothing of a model
+            beside.trial.answered(challenger, seconds=time.perf_counter() - started, failed=scored is None)
         return scored
 
     async def _score(self, batcher: Batcher, model: LoadedModel, upload: Upload) -> Scored:

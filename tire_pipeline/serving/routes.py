@@ -107,14 +107,15 @@ def build_router(service: Service) -> APIRouter:
         classes = model.bundle.classes
         if label is not None and label not in classes:
             raise InputError(f"{label!r} is not a class of this model; it knows {', '.join(classes)}.")
-        reading = await asyncio.get_running_loop().run_in_executor(
-            service.pool, read, upload, model.bundle, service.limits
-        )
-        if reading.picture is None:
-            raise InputError(reading.error or "The picture cannot be read.")
-        found = await service.explainer.explain(
-            model, reading.picture.x_CHW, label=None if label is None else classes.index(label)
-        )
+        with service.explainer.turn():
+            reading = await asyncio.get_running_loop().run_in_executor(
+                service.pool, read, upload, model.bundle, service.limits
+            )
+            if reading.picture is None:
+                raise InputError(reading.error or "The picture cannot be read.")
+            found = await service.explainer.explain(
+                model, reading.picture.x_CHW, label=None if label is None else classes.index(label)
+            )
         return ExplainAnswer(
             label=classes[found.label],
             probability=found.probability,

@@ -41,8 +41,9 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, bund
     reach_loopback_directly()
     app = bundle_app(settings, bundle) if bundle else production_app(settings)
     server = build_server(app, limits=Limits(), host=host, port=port, timeout_graceful_shutdown=DRAIN_S)
-    # uvicorn raises the signal it was stopped by again at the end, which would turn a clean stop into exit code 143.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    # For a signal before uvicorn listens to any, and for the one that it raises again at the end, which would turn a
+    # clean stop into exit code 143.
+    signal.signal(signal.SIGTERM, server.handle_exit)
     gc.collect()
     gc.freeze()  # what is there by now stays; searching it for garbage held up answers for 100 ms
     log.info("Serving %s on http://%s:%d", settings.project, host, port)

@@ -21,6 +21,7 @@ EXTENSION = "binary_tensor_data"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 RAW_FP32 = np.dtype("<f4")
 BESIDE_MAX = 1000  # values, lists and strings of a request beside its tensor
+VALUE_MAX = 1e4
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,11 @@ def _read_tensor(tensor: dict[str, Any], raw: bytes | None, shape_CHW: tuple[int
     x = _numbers(tensor.get("data"), count) if size is None and not raw else _raw_numbers(raw, size, count)
     if not np.isfinite(x).all():
         raise InputError(f"The data of {INPUT!r} holds numbers that are infinite or not a number.")
+    if (largest := float(np.abs(x).max(initial=0.0))) > VALUE_MAX:
+        raise InputError(
+            f"The data of {INPUT!r} holds {largest:g}, but a picture that is normalised has values around 3, and over "
+            f"{VALUE_MAX:g} a model's own numbers may overflow."
+        )
     return x.reshape(shape)
 
 

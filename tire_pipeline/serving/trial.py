@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -107,9 +108,14 @@ class Trial:
         return model
 
     def takes_turn(self) -> bool:
-        """Whether the request that has just come is one of the challenger's share; evenly spread, not drawn."""
+        """Whether the request that has just come is one of the challenger's share; evenly spread, not drawn.
+
+        None are while too many of its answers wait to be compared, which happens only where no request is under way:
+        under load it would go on answering, however wrong it is.
+        """
         with self._lock:
-            self._turn += 0.0 if self.returned else self.weight
+            unjudged = self._num_answered - self.num_compared
+            self._turn += 0.0 if self.returned or unjudged >= self.limits.num_min else self.weight
             if self._turn < 1.0:
                 return False
             self._turn -= 1.0
@@ -121,6 +127,7 @@ class Trial:
             challenger, champion = self._pair
             if model.bundle.digest == challenger:
                 self._failed.append(failed)
+                self._num_answered += not failed
                 self._seconds.append(seconds)
                 self._judge(model)
             elif model.bundle.digest == champion:
@@ -162,7 +169,7 @@ class Trial:
         self._seconds: deque[float] = deque(maxlen=size)
         self._champion_seconds: deque[float] = deque(maxlen=size)
         self._turn = 0.0
-        self.num_compared = self.num_different = 0
+        self.num_compared = self.num_different = self._num_answered = 0
         self.returned = self._read().get(self._pair[0], "")
         self._metrics.canary_weight.set(0.0 if self.returned or challenger is None else self.weight)
 
@@ -178,6 +185,8 @@ class Trial:
             return
         try:
             self._note.parent.mkdir(parents=True, exist_ok=True)
-            self._note.write_text(json.dumps({**self._read(), digest: reason}))
+            part = self._note.with_name(f".{self._note.name}-{os.getpid()}")
+            part.write_text(json.dumps({**self._read(), digest: reason}))
+            part.replace(self._note)
         except OSError as error:
             log.warning("It cannot be noted in %s, a restart will try the version again: %s", self._note, error)

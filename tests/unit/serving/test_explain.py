@@ -50,6 +50,6 @@ def test_only_one_map_is_made_at_a_time(
     stuck = Stuck(model.session)
     slot.swap(replace(model, session=stuck))  # type: ignore[arg-type]
     with held_up(stuck, lambda: client.post("/explain", files={"image": ("a", red_png)})) as first:
-        second = client.post("/explain", files={"image": ("a", red_png)})
+        second = client.post("/explain", files={"image": ("a", b"nothing that is worth decoding")})
     assert second.status_code == 429 and second.headers["Retry-After"] == "1"
     assert first[0].status_code == 200

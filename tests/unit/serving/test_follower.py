@@ -238,6 +238,31 @@ def test_a_last_good_bundle_that_rotted_on_disk_is_not_served(
     assert slot.current is None and "cannot be used" in caplog.text
 
 
+def test_a_bundle_that_rotted_on_disk_is_fetched_again_where_the_store_has_a_good_one(
+    world: World, make_bundle: MakeBundle
+) -> None:
+    target = world.promote(4, make_bundle())
+    world.server()[1].step()
+    (world.home / "bundles" / target.digest / "model.onnx").write_bytes(b"rot")
+    slot, follower = world.server()
+    follower.step()
+    assert answering(slot) == (4, target.digest)
+    assert (world.downloads, world.refused()) == (2, 0)
+
+
+def test_what_could_not_be_noted_is_noted_by_the_next_step(
+    world: World, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.promote(1, make_bundle())
+    _, follower = world.server()
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(BundleCache, "remember", lambda *_: (_ for _ in ()).throw(OSError("No space left")))
+        follower.step()
+    assert not (world.home / "current.json").exists()
+    follower.step()
+    assert json.loads((world.home / "current.json").read_text())["version"] == 1
+
+
 @pytest.mark.parametrize("note", ["", "{}", '{"project": "tire-defect", "wrong": 1}', "[1]"])
 def test_a_broken_note_on_disk_does_not_stop_the_start(world: World, note: str) -> None:
     world.home.mkdir()

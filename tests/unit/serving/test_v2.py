@@ -108,6 +108,7 @@ def test_a_body_that_is_no_inference_request_is_a_400(client: httpx.Client, body
         ({"data": [True] * 12}, "12 numbers"),
         ({"data": [[0.5] * 5, [0.5] * 7]}, "rectangular"),
         ({"data": [1e39] * 12}, "infinite"),
+        ({"data": [3e38] * 12}, "may overflow"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_a_400_that_says_what_would(
