@@ -79,7 +79,7 @@ def check_segments(data: bytes) -> bool:
 
 def check_directories(data: bytes) -> None:
     """Raises InputError for a TIFF, or EXIF data, with long lists of numbers, such as the places of its strips."""
-    num_entries = num_numbers = 0
+    num_entries = num_numbers = num_parts = 0
     pending, seen = [_first_directory(data)], set[int]()
     while pending:
         if (at := pending.pop()) in seen or at < 0:
@@ -89,21 +89,15 @@ def check_directories(data: bytes) -> None:
             num_entries += 1
             size = count * NUMBER_SIZES.get(kind, 0)
             num_numbers += count if 0 < size <= len(data) else 0  # Pillow steps over what cannot be
-            # It reads no more values than there are bytes.
-            if len(data) > NUMBERS_MAX and (num_entries > ENTRIES_MAX or num_numbers > NUMBERS_MAX):
+            too_many = num_numbers > NUMBERS_MAX and len(data) > NUMBERS_MAX  # it reads no more values than bytes
+            if too_many or num_entries > ENTRIES_MAX:
                 raise InputError(
                     f"The picture's metadata lists more than {NUMBERS_MAX} numbers or {ENTRIES_MAX} entries, as a TIFF "
                     "of very many strips does. Export it again."
                 )
-            if tag in PLACES and count > PARTS_MAX:
-                raise InputError(f"The TIFF has more than {PARTS_MAX} strips or tiles. Export it again.")
-            if (
-                tag in PLACES
-                and kind in INTEGERS
-                and count > 8
-                and 2 * _num_different(data, kind, count, value) < count
-            ):
-                raise InputError("The TIFF names the same parts of the picture again and again. Export it again.")
+            if tag in PLACES:
+                num_parts += count
+                _check_places(data, kind, count, value, num_parts=num_parts)
             if tag in SUB_DIRECTORIES and kind in INTEGERS:
                 pending.append(_first_number(data, kind, size, value))
 
@@ -174,11 +168,17 @@ def _entries(data: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
             yield entry.unpack_from(data, at + length.size + i * entry.size)
 
 
-def _num_different(data: bytes, kind: int, count: int, value: int) -> int:
-    """How many different integers an entry lists where it says that they lie."""
-    integer = np.dtype(_order(data) + {2: "u2", 4: "u4", 8: "u8"}.get(NUMBER_SIZES[kind], "u1"))
-    place = data[value : value + count * integer.itemsize]
-    return len(np.unique(np.frombuffer(place, integer, len(place) // integer.itemsize)))
+def _check_places(data: bytes, kind: int, count: int, value: int, *, num_parts: int) -> None:
+    """Of strips or tiles: how many there are with those before, and whether they are different ones."""
+    if num_parts > PARTS_MAX:
+        raise InputError(f"The TIFF has more than {PARTS_MAX} strips or tiles. Export it again.")
+    if kind not in INTEGERS or count <= SHARED_MAX:
+        return
+    size = NUMBER_SIZES[kind]
+    found = data[value : value + count * size]
+    places = np.frombuffer(found, f"{_order(data)}u{size}", len(found) // size)
+    if 2 * len(np.unique(places)) < len(places):
+        raise InputError("The TIFF names the same parts of the picture again and again. Export it again.")
 
 
 def _first_number(data: bytes, kind: int, size: int, value: int) -> int:

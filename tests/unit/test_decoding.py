@@ -289,6 +289,21 @@ def test_a_tiff_compressed_by_lzma_is_refused() -> None:
         imaging.decode(buffer.getvalue())
 
 
+def test_places_that_are_told_again_and_again_are_not_counted_for_ever() -> None:
+    """15,000 lists of the same 90,000 places would take this check a minute."""
+    where = 8 + 6 + 12 * 15_000
+    places = np.arange(90_000, dtype="<u2").tobytes()
+    with pytest.raises(InputError, match="more than 100000 strips"):
+        check_directories(LITTLE + directory(*[(273, SHORT, 90_000, where)] * 15_000) + places)
+
+
+def test_directories_that_name_each_other_are_not_gone_through_for_ever() -> None:
+    """33,000 of them in 400 KB, each of all that follows."""
+    entries = b"".join(struct.pack("<HHII", 34665, LONG, 1, 12 * i) for i in range(33_000))
+    with pytest.raises(InputError, match="metadata lists more than"):
+        check_directories(LITTLE + b"\xff\xff" + entries)
+
+
 def test_a_cameras_small_metadata_is_never_too_much() -> None:
     """Even where its number of entries is damaged, and each is noise."""
     noise = np.random.default_rng(0).bytes(60_000)
