@@ -78,7 +78,7 @@ def test_a_network_with_several_heads_learns_exports_and_is_measured_by_label(tm
     p_NK = Session(bundle).probabilities(x_BCHW)
     predicted_N = np.array([CLASSES.index(bundle.decide(p_K)[0]) for p_K in p_NK])
     scored = Scored(labels_N[examples.val], p_NK, predicted_N, bundle.positives)
-    metrics = metrics_of(scored, examples.val, CLASSES, positive_class="lies")
+    metrics = metrics_of(scored, examples.val, judged(scored, CLASSES, positive_class="lies"))
     assert metrics["accuracy"] >= 0.9
     assert metrics["recall"] == metrics["bar/recall"]
     by_threshold = p_NK[:, :2].sum(axis=1) >= bundle.threshold

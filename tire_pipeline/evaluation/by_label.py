@@ -9,27 +9,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tire_pipeline.metrics import Scored, with_intervals
+from tire_pipeline.metrics import Labels, Scored, cost_of, of_label, with_intervals
 from tire_pipeline.several_labels import positives, take_apart, values_by_label
 
 
-def metrics_of(
-    scored: Scored, groups: npt.NDArray[Any], classes: Sequence[str], *, positive_class: str | None
-) -> dict[str, float]:
-    """Every metric with its interval, and of several labels each label's as `<label>/<metric>`.
+def metrics_of(scored: Scored, groups: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
+    """Every metric with its interval, and of several labels each label's as `<label>/<metric>`; `labels` as `judged`
+    gives them.
 
     What is then said of all labels together is of their combination, but for the cost, which adds up over the labels as
     in the gate, and the recall, which is the lowest of a label: a defect found under the wrong label is not found.
     """
-    labels = by_label(scored, classes, positive_class=positive_class)
-    if labels:
-        scored = replace(scored, costs_N=np.sum([label.cost for label in labels.values()], axis=0))
+    several = {label: own for label, own in labels.items() if label}
+    if several:
+        scored = replace(scored, costs_N=cost_of(several))
     metrics = with_intervals(scored, groups)
-    for label, own in labels.items():
-        metrics |= {f"{label}/{name}": value for name, value in with_intervals(own, groups).items()}
-    if recalls := {label: metrics[f"{label}/recall"] for label, own in labels.items() if own.positives}:
+    for label, own in several.items():
+        metrics |= {of_label(name, label): value for name, value in with_intervals(own, groups).items()}
+    if recalls := {label: metrics[of_label("recall", label)] for label, own in several.items() if own.positives}:
         worst = min(recalls, key=lambda label: (recalls[label], label))
-        metrics |= {f"recall{end}": metrics[f"{worst}/recall{end}"] for end in ("", "_low", "_high")}
+        metrics |= {f"recall{end}": metrics[of_label(f"recall{end}", worst)] for end in ("", "_low", "_high")}
     return metrics
 
 

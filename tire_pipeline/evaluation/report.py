@@ -13,9 +13,9 @@ import pandas as pd
 
 from tire_pipeline.bundle import Bundle
 from tire_pipeline.evaluation.answers import Answers
-from tire_pipeline.evaluation.by_label import by_label, metrics_of
+from tire_pipeline.evaluation.by_label import judged, metrics_of
 from tire_pipeline.evaluation.slices import slices
-from tire_pipeline.metrics import Labels, Scored, confusion, methods, names, proportion
+from tire_pipeline.metrics import Labels, Scored, confusion, methods, names, of_label, proportion
 
 ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", "decision", "ms")
 
@@ -23,8 +23,8 @@ ANSWER_COLUMNS = ("path", "side", "label", "group", "predicted", "probability", 
 def measure(bundle: Bundle, test: Answers) -> dict[str, Any]:
     """All figures on the locked test split, as JSON values. `intervals` names how each metric's interval was made."""
     s = test.scored
-    metrics = metrics_of(s, test.groups, bundle.classes, positive_class=bundle.positive_class)
-    labels = by_label(s, bundle.classes, positive_class=bundle.positive_class)
+    labels = judged(s, bundle.classes, positive_class=bundle.positive_class)
+    metrics = metrics_of(s, test.groups, labels)
     return {
         "num_images": len(s.y_N),
         "num_positive": int(s.truth.sum()) if s.positives else None,
@@ -74,7 +74,7 @@ def _intervals(labels: Labels, groups: np.ndarray) -> dict[str, str]:
     found = dict[str, str]()
     for label, s in labels.items():
         own = methods(names(has_positive=bool(s.positives)), groups)
-        found |= {f"{label}/{name}" if label else name: how for name, how in own.items()}
+        found |= {of_label(name, label): how for name, how in own.items()}
     return found
 
 
@@ -98,7 +98,7 @@ def _operating_point(bundle: Bundle, test: Answers, labels: Labels) -> dict[str,
         missed = s.truth & ~s.given
         found["num_missed"], found["num_alarms"] = _misses_and_alarms(s)
         found["num_missed_not_reviewed"] = int(np.sum(missed & ~reviewed))
-        found["by_label"] = {label: _misses_and_alarms(own) for label, own in labels.items() if own.positives}
+        found["by_label"] = {label: _misses_and_alarms(own) for label, own in labels.items() if label and own.positives}
     return found
 
 

@@ -9,7 +9,7 @@ paired      candidate against champion on the same images
 
 from __future__ import annotations
 
-from tire_pipeline.metrics.catalogue import LOWER_IS_BETTER, better, canonical, names
+from tire_pipeline.metrics.catalogue import LOWER_IS_BETTER, better, canonical, names, of_label
 from tire_pipeline.metrics.intervals import methods, proportion, wilson, with_intervals
 from tire_pipeline.metrics.paired import (
     MCNEMAR,
@@ -19,7 +19,7 @@ from tire_pipeline.metrics.paired import (
     mcnemar_power,
     paired_differences,
 )
-from tire_pipeline.metrics.scored import Costs, Floats, Ints, Labels, Scored
+from tire_pipeline.metrics.scored import Costs, Floats, Ints, Labels, Scored, cost_of
 from tire_pipeline.metrics.values import confusion, point
 
 __all__ = [
@@ -35,10 +35,12 @@ __all__ = [
     "canonical",
     "chance_of_saving",
     "confusion",
+    "cost_of",
     "mcnemar",
     "mcnemar_power",
     "methods",
     "names",
+    "of_label",
     "paired_differences",
     "point",
     "proportion",

@@ -24,6 +24,11 @@ def canonical(metric: str, known: list[str]) -> str:
     return name
 
 
+def of_label(name: str, label: str) -> str:
+    """The metric's name among those of several labels; its own where there is one label, ""."""
+    return f"{label}/{name}" if label else name
+
+
 def better(metric: str, a: float, b: float) -> bool:
     """Whether value `a` of the metric is strictly better than `b`."""
     return a < b if metric in LOWER_IS_BETTER else a > b

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binom
 
 from tire_pipeline.metrics.intervals import Groups, group_weights, independent, reach
-from tire_pipeline.metrics.scored import Floats, Labels
+from tire_pipeline.metrics.scored import Floats, Labels, cost_of
 
 NUM_FLIPS = 4999
 MCNEMAR = "McNemar's exact test"
@@ -72,7 +72,7 @@ def chance_of_saving(candidate: Labels, champion: Labels, groups: Groups, *, see
     group's saving is a coin's (Edgington & Onghena, Randomization Tests, 2007, ch. 5; p with 4,999 flips after Phipson
     & Smyth 2010).
     """
-    saving_N = _cost(champion) - _cost(candidate)
+    saving_N = cost_of(champion) - cost_of(candidate)
     _, group_N = np.unique(groups, return_inverse=True)
     saving_G = np.bincount(group_N, weights=saving_N)
     moved_G = saving_G[saving_G != 0]
@@ -83,7 +83,7 @@ def chance_of_saving(candidate: Labels, champion: Labels, groups: Groups, *, see
 
 def _counted(candidate: Labels, champion: Labels) -> dict[str, tuple[Floats, Floats]]:
     """By name, (N,) each: what an image adds to the difference, and whether it counts."""
-    saved_N = _cost(candidate) - _cost(champion)
+    saved_N = cost_of(candidate) - cost_of(champion)
     counted: dict[str, tuple[Floats, Floats]] = {"cost": (saved_N, np.ones(len(saved_N)))}
     for label, mine in candidate.items():
         if mine.positives:
@@ -91,11 +91,6 @@ def _counted(candidate: Labels, champion: Labels) -> dict[str, tuple[Floats, Flo
             gain_N = (mine.given.astype(float) - champion[label].given) * truth_N
             counted[f"recall of {label}" if label else "recall"] = gain_N, truth_N
     return counted
-
-
-def _cost(labels: Labels) -> Floats:
-    """(N,): what an image's mistakes cost, over its labels."""
-    return np.asarray(np.sum([s.cost for s in labels.values()], axis=0))
 
 
 def _sign_flips(saving_G: Floats, *, seed: int) -> float:

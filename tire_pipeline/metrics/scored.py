@@ -71,3 +71,8 @@ class Scored:
 
 Labels: TypeAlias = Mapping[str, Scored]
 """A model's answers by label of the images; those to an only label by ""."""
+
+
+def cost_of(labels: Labels) -> Floats:
+    """(N,): what an image's mistakes cost, over its labels."""
+    return np.asarray(np.sum([s.cost for s in labels.values()], axis=0))

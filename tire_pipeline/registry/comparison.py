@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tire_pipeline.metrics import MCNEMAR, Labels, chance_of_saving, mcnemar_power, paired_differences
+from tire_pipeline.metrics import MCNEMAR, Labels, chance_of_saving, cost_of, mcnemar_power, paired_differences
 from tire_pipeline.registry.gate import Comparison
 
 GAIN = 0.05
@@ -24,7 +24,7 @@ def compare(candidate: Labels, champion: Labels, groups: npt.NDArray[np.object_]
     p, test = chance_of_saving(candidate, champion, groups)
     return Comparison(
         num_images=len(groups),
-        cost_before=float(np.mean(np.sum([s.cost for s in champion.values()], axis=0))),
+        cost_before=float(np.mean(cost_of(champion))),
         cost=cost,
         p=p,
         test=test,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from scipy.stats import norm
 
 from tire_pipeline.errors import InputError
-from tire_pipeline.metrics import LOWER_IS_BETTER, Difference
+from tire_pipeline.metrics import LOWER_IS_BETTER, Difference, of_label
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def decide(candidate: Candidate, champion: Champion | None, gate: Gate) -> Decis
 def _absolute(c: Candidate, gate: Gate) -> Iterator[Verdict]:
     yield _metric(c, gate)
     for label in c.labels:
-        if f"{label}/{gate.metric}" in c.metrics:
+        if of_label(gate.metric, label) in c.metrics:
             yield _metric(c, gate, label)
     if gate.recall_min is not None:
         yield from _recalls(c, gate.recall_min)
@@ -153,7 +153,7 @@ def _absolute(c: Candidate, gate: Gate) -> Iterator[Verdict]:
 
 def _metric(c: Candidate, gate: Gate, label: str = "") -> Verdict:
     """The whole interval must be good enough: a lucky draw of test images is not enough."""
-    name = f"{label}/{gate.metric}" if label else gate.metric
+    name = of_label(gate.metric, label)
     value, low, high = (c.metrics.get(name + end, math.nan) for end in ("", "_low", "_high"))
     lower = gate.metric in LOWER_IS_BETTER
     worst = reaches(high if lower else low, gate)
@@ -173,12 +173,12 @@ def _recalls(c: Candidate, recall_min: float) -> Iterator[Verdict]:
         text = f"the recall must reach {recall_min:g}, but the model has no positive class (TIRE_POSITIVE_CLASS)"
         yield Verdict("recall", False, text)
     for label, number in c.num_positive.items():
-        found = c.metrics.get(f"{label}/recall" if label else "recall", math.nan)
+        found = c.metrics.get(of_label("recall", label), math.nan)
         needed = images_to_prove(found, recall_min)
         proof = f"proving it takes {needed} of them" if needed else "no number of them would prove it"
-        recall = f"{_words('recall', label)} {found:.3f} on {number} positive images"
-        rule = f"recall of {label}" if label else "recall"
-        yield Verdict(rule, found >= recall_min, f"{recall}, must reach {recall_min:g} ({proof})")
+        rule = _words("recall", label)
+        text = f"{rule} {found:.3f} on {number} positive images, must reach {recall_min:g} ({proof})"
+        yield Verdict(rule, found >= recall_min, text)
 
 
 def images_to_prove(share: float, floor: float, *, alpha: float = 0.05) -> int | None:

@@ -67,9 +67,7 @@ class BundleCache:
     def remember(self, target: Target) -> None:
         """Note the bundle that answers now, and delete all but the `KEEP` last used."""
         os.utime(self.path(target.digest))
-        note = self._folder / f".current-{os.getpid()}.json"
-        note.write_text(json.dumps({"project": self._project, **asdict(target)}))
-        note.replace(self._folder / "current.json")
+        write_whole(self._folder / "current.json", json.dumps({"project": self._project, **asdict(target)}))
         bundles = [p for p in (self._folder / "bundles").iterdir() if not p.name.startswith(".")]
         for path in sorted(bundles, key=lambda p: p.stat().st_mtime, reverse=True)[KEEP:]:
             shutil.rmtree(path, ignore_errors=True)
@@ -81,6 +79,13 @@ class BundleCache:
         except FileNotFoundError:
             return None
         return Target(**record) if record.pop("project") == self._project else None
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Put the text in the file's place at once, so that whoever reads finds all of the old one or all of the new."""
+    part = file.with_name(f".{file.name}-{os.getpid()}")
+    part.write_text(text)
+    part.replace(file)
 
 
 def _check_digest(folder: Path, target: Target) -> None:

@@ -46,8 +46,8 @@ class Follower:
         self._refused_until_s = 0.0
         self._trouble = ""
         self._stopped = threading.Event()
-        # A daemon: a download that hangs does not hold up the end of the process, and leaves no half bundle.
         self._unnoted: Target | None = None
+        # A daemon: a download that hangs does not hold up the end of the process, and leaves no half bundle.
         self._thread = threading.Thread(target=self._run, name=f"follower-{alias}", daemon=True)
 
     def start(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from tire_pipeline.serving.bundles import write_whole
 from tire_pipeline.serving.metrics import ServingMetrics
 from tire_pipeline.serving.model import LoadedModel, ModelSlot
 
@@ -185,8 +185,6 @@ class Trial:
             return
         try:
             self._note.parent.mkdir(parents=True, exist_ok=True)
-            part = self._note.with_name(f".{self._note.name}-{os.getpid()}")
-            part.write_text(json.dumps({**self._read(), digest: reason}))
-            part.replace(self._note)
+            write_whole(self._note, json.dumps({**self._read(), digest: reason}))
         except OSError as error:
             log.warning("It cannot be noted in %s, a restart will try the version again: %s", self._note, error)

@@ -66,7 +66,7 @@ def candidate_of(s: Services, bundle: Bundle, answers: Answers, metric: str) -> 
     canonical(metric, names(has_positive=bool(scored.positives)))
     labels = judged(scored, bundle.classes, positive_class=bundle.positive_class)
     return Candidate(
-        metrics=metrics_of(scored, groups, bundle.classes, positive_class=bundle.positive_class),
+        metrics=metrics_of(scored, groups, labels),
         num_images=len(answers.rows),
         num_groups=len(np.unique(groups)),
         num_positive={name: int(label.truth.sum()) for name, label in labels.items() if label.positives},

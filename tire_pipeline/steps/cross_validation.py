@@ -36,7 +36,7 @@ def cross_validate(
     from tire_pipeline import splits
     from tire_pipeline.datasets import snapshots
     from tire_pipeline.datasets.cache import open_images
-    from tire_pipeline.evaluation.by_label import metrics_of
+    from tire_pipeline.evaluation.by_label import judged, metrics_of
     from tire_pipeline.metrics import Scored, canonical, names
     from tire_pipeline.registry.gate import Gate, reaches
     from tire_pipeline.training.cross_validation import cross_validate as fit_and_answer
@@ -69,7 +69,7 @@ def cross_validate(
     predicted_N = p_NK.argmax(axis=1)
     scored = Scored(y_N, p_NK, predicted_N, positives(classes, positive))
     groups = splits.joined_groups(usable, links)
-    metrics = metrics_of(scored, groups, classes, positive_class=positive)
+    metrics = metrics_of(scored, groups, judged(scored, classes, positive_class=positive))
     rows = [
         {"fold": f.name, "num_images": len(f.test), "accuracy": float(np.mean(predicted_N[f.test] == y_N[f.test]))}
         for f in folds

@@ -95,9 +95,7 @@ class FolderTracking:
         """None either."""
         return []
 
-    def log_metrics(
-        self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
-    ) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int = 0) -> None:
         with (self._root / run_id / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "at_ms": at_ms, **metrics}) + "\n")
 

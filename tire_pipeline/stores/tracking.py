@@ -73,9 +73,7 @@ class Tracking:
             )
         return [dict(run.data.tags) for run in found]
 
-    def log_metrics(
-        self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int | None = None
-    ) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0, at_ms: int = 0) -> None:
         """Values of now, or of `at_ms`. Of several at one step MLflow gives the newest, of equally new the largest."""
         when = at_ms or int(time.time() * 1000)
         with self._errors():

@@ -16,7 +16,7 @@ from tire_pipeline.datasets.cache import Images
 from tire_pipeline.errors import TireError
 from tire_pipeline.imaging import Preprocessing, normalise
 from tire_pipeline.input_gate import fit_input_gate
-from tire_pipeline.metrics import Costs, Floats, Ints
+from tire_pipeline.metrics import Costs, Floats, Ints, Scored
 from tire_pipeline.models import Classifier
 from tire_pipeline.several_labels import positives
 from tire_pipeline.training.config import TrainingConfig
@@ -55,9 +55,8 @@ def export(
     costs = Costs(config.cost_miss, config.cost_alarm) if config.cost_miss and config.cost_alarm else None
     threshold = 0.5
     if positive_class is not None:
-        wanted = list(positives(classes, positive_class))
-        p_N, truth_N = p_NK[:, wanted].sum(axis=1), np.isin(labels_N[val], wanted)
-        threshold = choose_threshold(p_N, truth_N, costs=costs, recall_min=config.min_recall)
+        s = Scored(labels_N[val], p_NK, p_NK.argmax(axis=1), positives(classes, positive_class))
+        threshold = choose_threshold(s.score, s.truth, costs=costs, recall_min=config.min_recall)
     bundle = Bundle(
         path=folder,
         classes=classes,

@@ -15,7 +15,7 @@ from tire_pipeline.bundle import Bundle
 from tire_pipeline.errors import InputError
 from tire_pipeline.evaluation import report
 from tire_pipeline.evaluation.answers import Answers, as_rows
-from tire_pipeline.evaluation.by_label import metrics_of
+from tire_pipeline.evaluation.by_label import judged, metrics_of
 from tire_pipeline.evaluation.card import as_markdown
 from tire_pipeline.evaluation.pictures import draw_all
 from tire_pipeline.evaluation.robustness import CONDITIONS, robustness
@@ -76,7 +76,7 @@ def test_a_defect_under_the_wrong_label_is_missed_and_costs_what_both_mistakes_c
     given_N = np.where(y_N == 2, 1, y_N)  # every defective wall is called a defective tread
     costs = Costs(miss=20, alarm=1)
     scored = Scored(y_N, np.eye(4)[given_N], given_N, (0, 1, 2), costs)
-    found = metrics_of(scored, np.arange(30), classes, positive_class="defective")
+    found = metrics_of(scored, np.arange(30), judged(scored, classes, positive_class="defective"))
     assert (found["tread/recall"], found["wall/recall"]) == (1.0, 0.0)
     assert (found["recall"], found["recall_high"]) == (0.0, found["wall/recall_high"])
     assert found["cost"] == pytest.approx(10 * (20 + 1) / 30)

@@ -193,6 +193,17 @@ def test_a_rollback_whose_second_alias_failed_is_completed_and_can_be_taken_back
     assert registry.rollback() == (1, 2)
 
 
+def cut_between_its_aliases(registry, tracking) -> None:
+    """Version 2 serves, after 1, and the promotion of 3 has moved `previous` alone."""
+    one, two, three = registered(registry, 3)
+    registry.produce(one, YES, {}, expected=None)
+    registry.produce(two, YES, {}, expected=1)
+    tracking.fail_alias_named = "production"
+    with pytest.raises(ServiceUnavailable):
+        registry.produce(three, YES, {}, expected=2)
+    tracking.fail_alias_named = ""
+
+
 def test_a_rollback_whose_first_answer_was_lost_is_completed_by_the_next(registry, tracking, ledger) -> None:
     for model in registered(registry, 3):
         registry.produce(model, YES, {}, expected=tracking.aliases.get("production"))
@@ -205,13 +216,7 @@ def test_a_rollback_whose_first_answer_was_lost_is_completed_by_the_next(registr
 
 
 def test_a_rollback_after_half_a_promotion_does_not_go_forward_either(registry, tracking) -> None:
-    one, two, three = registered(registry, 3)
-    registry.produce(one, YES, {}, expected=None)
-    registry.produce(two, YES, {}, expected=1)
-    tracking.fail_alias_named = "production"
-    with pytest.raises(ServiceUnavailable):
-        registry.produce(three, YES, {}, expected=2)
-    tracking.fail_alias_named = ""
+    cut_between_its_aliases(registry, tracking)
     tracking.then["set_alias", "production"] = unanswered
     with pytest.raises(ServiceUnavailable):
         registry.rollback()
@@ -304,13 +309,7 @@ def test_the_history_ends_with_what_serves_after_a_rollback_that_was_recorded_an
 
 
 def test_a_promotion_cut_short_between_its_aliases_does_not_lose_the_version_before(registry, tracking, ledger) -> None:
-    one, two, three = registered(registry, 3)
-    registry.produce(one, YES, {}, expected=None)
-    registry.produce(two, YES, {}, expected=1)
-    tracking.fail_alias_named = "production"
-    with pytest.raises(ServiceUnavailable):
-        registry.produce(three, YES, {}, expected=2)
-    tracking.fail_alias_named = ""
+    cut_between_its_aliases(registry, tracking)
     assert tracking.aliases == {"production": 2, "previous": 2}
     assert registry.rollback() == (2, 1)
     assert tracking.aliases == {"production": 1, "previous": 2}
